@@ -1,0 +1,1 @@
+"""Facet: copies of directory trees, verified, repaired and proven."""

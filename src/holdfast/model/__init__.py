@@ -1,0 +1,1 @@
+"""Frozen values every part shares. No input or output, no clock, no chance."""

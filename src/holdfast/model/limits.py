@@ -1,0 +1,50 @@
+"""Every limit and unit of the product in one place, and how they relate."""
+
+from typing import Final
+
+KIB: Final = 1 << 10
+MIB: Final = 1 << 20
+GIB: Final = 1 << 30
+
+PATH_BYTES_MAX: Final = 4096
+"""Longest relative path accepted from outside (PATH_MAX of Linux)."""
+NAME_BYTES_MAX: Final = 255
+"""Longest single name (NAME_MAX of Linux)."""
+SYMLINK_TARGET_BYTES_MAX: Final = 4095
+XATTR_BYTES_MAX: Final = 64 * KIB
+"""Longest value of one extended attribute (XATTR_SIZE_MAX of Linux)."""
+
+BLOCK_BYTES: Final = 1 * MIB
+"""Unit of reading, hashing, writing and of naming damage inside a file."""
+FILE_BYTES_LARGE: Final = 8 * MIB
+"""From here on a file is a batch of its own, is resumed inside, and shows progress inside."""
+BATCH_FILES_MAX: Final = 2048
+"""Files made durable by one flush of the file system."""
+BATCH_BYTES_MAX: Final = 64 * MIB
+FLUSH_EACH_MAX: Final = 4
+"""A batch up to this many files is flushed file by file: flushing the file system costs more."""
+WINDOW_BYTES: Final = 64 * MIB
+"""Bytes of one large file written between two hints to start its writeback."""
+ATTEMPTS_CHANGED_MAX: Final = 3
+"""Reads of one entry before it is reported as changing."""
+RACY_NS: Final = 2_000_000_000
+"""A timestamp this close to the moment it was read does not prove that nothing changed since."""
+
+JOBS_MAX: Final = 64
+DELETE_COUNT_FLOOR: Final = 1000
+DELETE_PERCENT: Final = 10
+"""Without `--max-delete`, a plan may delete the larger of these two and no more."""
+DISK_RESERVE_BYTES: Final = 16 * MIB
+"""Left free on the target by the check before the first byte."""
+
+PROOF_LINE_BYTES_MAX: Final = 64 * KIB
+"""Longest line of a proof that is read: a path, a link target, both escaped, and a digest."""
+DIRECTORY_DEPTH_MAX: Final = 2048
+
+TASK_REQUEST_BYTES_MAX: Final = 64 * KIB
+TASK_EVENTS_MAX: Final = 10_000
+"""Events kept for one task; older ones make room."""
+
+assert FILE_BYTES_LARGE <= BATCH_BYTES_MAX
+assert BLOCK_BYTES <= FILE_BYTES_LARGE
+assert FLUSH_EACH_MAX < BATCH_FILES_MAX

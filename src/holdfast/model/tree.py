@@ -1,0 +1,138 @@
+"""What an entry of a directory tree is, and which names may stand in one.
+
+A path here is relative to a root, is raw bytes (names on Linux are bytes, and any byte but NUL and
+`/` may stand in them), has no empty, `.` or `..` component, and never begins or ends with `/`.
+The root itself is the empty path. Paths are ordered as bytes, everywhere.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+from holdfast.errors import InvalidRequestError
+from holdfast.model.limits import NAME_BYTES_MAX, PATH_BYTES_MAX
+
+ROOT_PATH = b""
+
+SIDE_DIRECTORY = b".holdfast"
+"""At the root of a target: partial files and quarantined ones. Never listed, copied or deleted."""
+
+
+class FileKind(StrEnum):
+    """The type of an entry."""
+
+    FILE = "file"
+    DIRECTORY = "directory"
+    SYMLINK = "symlink"
+    FIFO = "fifo"
+    SOCKET = "socket"
+    DEVICE = "device"
+
+
+class Stat(NamedTuple):
+    """What the file system says of one entry, links not followed.
+
+    A named tuple, not a dataclass: a listing makes one for each entry, and this is four times
+    cheaper to make.
+    """
+
+    kind: FileKind
+    size_bytes: int
+    """Logical size; of a symlink the length of its target; of others than these and files 0."""
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    device: int
+    """Number of the file system the entry lives on (st_dev), not of a device node."""
+    mode: int
+    """Permission bits with set-id and sticky: 0 to 0o7777."""
+    uid: int
+    gid: int
+    links_count: int
+    allocated_bytes: int
+    """Bytes on the medium; smaller than size_bytes where the file is sparse."""
+
+
+class Signature(NamedTuple):
+    """What must be the same for a digest taken earlier to be trusted without reading again."""
+
+    size_bytes: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+
+def signature_of(stat: Stat) -> Signature:
+    """Return the part of a stat that changes whenever content may have."""
+    return Signature(stat.size_bytes, stat.mtime_ns, stat.ctime_ns, stat.inode)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metadata:
+    """What is set on an entry beside its content."""
+
+    mode: int
+    mtime_ns: int
+    uid: int
+    gid: int
+    xattrs: dict[bytes, bytes] = field(default_factory=dict)
+
+
+class MetadataLoss(StrEnum):
+    """Metadata a target could not keep; counted by class, never an error."""
+
+    OWNER = "owner-not-kept"
+    XATTR = "xattr-not-kept"
+    SET_ID = "set-id-bits-not-kept"
+
+
+class Space(NamedTuple):
+    """Room on a file system, as an unprivileged writer sees it."""
+
+    free_bytes: int
+    free_files: int | None
+    """None where the file system has no fixed number of them."""
+    block_bytes: int
+
+
+def check_path(path: bytes) -> bytes:
+    """Return a path that came from outside, or raise InvalidRequestError (`bad-path`).
+
+    Refused: empty, absolute, ending in `/`, NUL, an empty, `.` or `..` component, a component over
+    NAME_BYTES_MAX, more than PATH_BYTES_MAX in all.
+    """
+    if not path or len(path) > PATH_BYTES_MAX or b"\0" in path:
+        raise _bad_path(path)
+    for name in path.split(b"/"):
+        if name in (b"", b".", b"..") or len(name) > NAME_BYTES_MAX:
+            raise _bad_path(path)
+    return path
+
+
+def _bad_path(path: bytes) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"{display_path(path[:200])} is not a path inside a tree",
+        code="bad-path",
+        advice="whoever made this list is broken or hostile; nothing was written for this entry",
+        path=path[:200],
+    )
+
+
+def parent_of(path: bytes) -> bytes:
+    """Return the directory part; the root's path for a name at the root."""
+    return path.rpartition(b"/")[0]
+
+
+def join_path(directory: bytes, name: bytes) -> bytes:
+    """Return the path of `name` in `directory`; neither is checked."""
+    return directory + b"/" + name if directory else name
+
+
+def display_path(path: bytes) -> str:
+    """Return a path as one line that a terminal shows safely: controls and bad UTF-8 escaped."""
+    if not path:
+        return "."
+    text = path.decode("utf-8", "backslashreplace")
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,249 @@
+"""What the outside must provide, with the contract of each: time, chance, directory trees.
+
+An adapter behind a port turns foreign exceptions into ours, here only. Each port has one contract
+suite in tests/contract that runs on every implementation, the simulated one included.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeVar
+
+from holdfast.model.tree import FileKind, Metadata, MetadataLoss, Space, Stat
+
+Buffer = bytes | bytearray | memoryview
+
+ItemT = TypeVar("ItemT", contravariant=True)
+ResultT = TypeVar("ResultT", covariant=True)
+
+
+class Clock(Protocol):
+    """Time. The two clocks are never compared with each other."""
+
+    def now_ns(self) -> int:
+        """Wall clock, nanoseconds since the epoch of Unix; may step."""
+        ...
+
+    def monotonic_ns(self) -> int:
+        """Nanoseconds since an unspecified moment; never falls; the same in all processes."""
+        ...
+
+    def sleep(self, duration_s: float) -> None:
+        """Wait at least `duration_s` seconds."""
+        ...
+
+
+class Entropy(Protocol):
+    """Chance, fit for keys."""
+
+    def random_bytes(self, count: int) -> bytes:
+        """Return `count` unpredictable bytes."""
+        ...
+
+
+class ReadableFile(Protocol):
+    """A regular file open for reading; what it names cannot be exchanged under it."""
+
+    def stat(self) -> Stat:
+        """Return the state now, of this very file."""
+        ...
+
+    def read_into(self, buffer: memoryview, offset_bytes: int) -> int:
+        """Fill `buffer` from `offset_bytes`; fewer bytes only at the end of the file.
+
+        Raises:
+            StorageFailedError: The medium would not give these bytes (`read-failed`).
+        """
+        ...
+
+    def data_extents(self, size_bytes: int) -> Iterator[tuple[int, int]]:
+        """Yield (start, end) of the parts below `size_bytes` that may hold data, in order.
+
+        What lies between is holes and reads as zeros. One extent of everything is a right answer.
+        """
+        ...
+
+    def xattrs(self) -> dict[bytes, bytes]:
+        """Return the extended attributes this process may read; empty where there are none."""
+        ...
+
+    def drop_cache(self) -> None:
+        """Ask that the next reads come from the medium. A hint: dirty pages stay."""
+        ...
+
+    def close(self) -> None:
+        """Release it. Never raises."""
+        ...
+
+
+class WritableFile(Protocol):
+    """A regular file being made. Nothing is durable before `flush` or the tree's `flush_all`."""
+
+    def read_into(self, buffer: memoryview, offset_bytes: int) -> int:
+        """As ReadableFile.read_into."""
+        ...
+
+    def size_bytes(self) -> int:
+        """Return the size now."""
+        ...
+
+    def write_at(self, data: Buffer, offset_bytes: int) -> None:
+        """Write all of `data`, or raise CapacityError (`disk-full`) or StorageFailedError."""
+        ...
+
+    def truncate(self, size_bytes: int) -> None:
+        """Set the size; what is new is a hole."""
+        ...
+
+    def punch(self, start: int, end: int) -> None:
+        """Make [start, end) read as zeros, giving its blocks back where the file system can."""
+        ...
+
+    def set_metadata(self, metadata: Metadata) -> list[MetadataLoss]:
+        """Set owner, mode, extended attributes and, last, times; return what was not possible."""
+        ...
+
+    def start_writeback(self, offset_bytes: int, size_bytes: int) -> None:
+        """Hint that these bytes will be flushed soon. Promises nothing."""
+        ...
+
+    def flush(self) -> None:
+        """When this returns, content and metadata survive loss of power (its name may not).
+
+        Raises:
+            StorageFailedError: `flush-failed`. What is on the medium is unknown; the file must be
+                made anew, never flushed again.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release it without flushing. Never raises."""
+        ...
+
+
+class Directory(Protocol):
+    """One directory tree on the file system below it, addressed by relative raw-byte paths.
+
+    No method follows a symlink, in the last component or on the way to it: a component that is not
+    a directory raises ConflictError (`not-a-directory`). No method opens anything but regular
+    files and directories. Missing entries raise NotFoundError (`no-entry`), forbidden ones
+    DeniedError (`forbidden`), a medium's refusal StorageFailedError, a full one CapacityError
+    (`disk-full`).
+
+    A name made, replaced or removed survives loss of power once `flush_directory` of its directory
+    or `flush_all` has returned; until then either state may.
+    """
+
+    def describe(self) -> dict[str, object]:
+        """Return what identifies the root for a proof: path, host, device, inode."""
+        ...
+
+    def list_names(self, path: bytes) -> list[tuple[bytes, bool]]:
+        """Return (name, is a directory) of every entry of a directory, in no order.
+
+        `.` and `..` are left out. Whether it is a directory is a hint that may be stale.
+        """
+        ...
+
+    def stat(self, path: bytes) -> Stat:
+        """Return the state of an entry itself; of the root for the empty path."""
+        ...
+
+    def read_link(self, path: bytes) -> bytes:
+        """Return a symlink's target; ConflictError (`not-a-symlink`) for another kind."""
+        ...
+
+    def xattrs(self, path: bytes) -> dict[bytes, bytes]:
+        """Return the extended attributes of a file or directory this process may read."""
+        ...
+
+    def open_file(self, path: bytes) -> ReadableFile:
+        """Open a regular file for reading.
+
+        Raises:
+            ConflictError: `not-a-file`; a FIFO, device, socket, directory or symlink stands there.
+        """
+        ...
+
+    def create_file(self, path: bytes, *, resume: bool) -> WritableFile:
+        """Open a regular file for writing, making it if missing (mode 0600).
+
+        An existing one is emptied, or kept as it is when `resume`.
+        """
+        ...
+
+    def make_directory(self, path: bytes) -> None:
+        """Make a directory, mode 0700; ConflictError (`exists`) if anything stands there."""
+        ...
+
+    def make_symlink(self, path: bytes, target: bytes, metadata: Metadata) -> list[MetadataLoss]:
+        """Make a symlink with its owner and time; ConflictError (`exists`) if anything stands."""
+        ...
+
+    def make_hard_link(self, existing: bytes, path: bytes) -> None:
+        """Give a regular file a second name; ConflictError (`exists`) if anything stands there."""
+        ...
+
+    def set_metadata(self, path: bytes, kind: FileKind, metadata: Metadata) -> list[MetadataLoss]:
+        """Set metadata of an entry whose kind the caller has seen; see WritableFile."""
+        ...
+
+    def rename(self, path: bytes, new_path: bytes) -> None:
+        """Give an entry another name at once, replacing a non-directory that has it.
+
+        Raises:
+            ConflictError: `is-a-directory`, `not-a-directory` or `not-empty`.
+            UnsupportedError: `cross-device`: the two lie on different file systems.
+        """
+        ...
+
+    def remove_file(self, path: bytes) -> None:
+        """Remove anything but a directory."""
+        ...
+
+    def remove_directory(self, path: bytes) -> None:
+        """Remove an empty directory; ConflictError (`not-empty`) otherwise."""
+        ...
+
+    def flush_directory(self, path: bytes) -> None:
+        """When this returns, every name in this directory survives loss of power."""
+        ...
+
+    def flush_all(self) -> None:
+        """When this returns, everything written below the root before survives loss of power.
+
+        Raises:
+            StorageFailedError: `flush-failed`; everything not flushed before is in doubt.
+        """
+        ...
+
+    def space(self) -> Space:
+        """Return the room left on the root's file system."""
+        ...
+
+    def close(self) -> None:
+        """Release it. Never raises."""
+        ...
+
+
+class Pace(Protocol):
+    """A rate limit and a stop sign shared by all workers of a task, changeable while they run."""
+
+    def take(self, size_bytes: int) -> None:
+        """Wait until `size_bytes` may be moved; raise CancelledError once the task is to stop."""
+        ...
+
+    def moved(self, size_bytes: int) -> None:
+        """Count bytes for the progress display."""
+        ...
+
+
+class Workers(Protocol[ItemT, ResultT]):
+    """Runs one function over many items, in this process or several, results as they come."""
+
+    def run(self, items: Iterable[ItemT], on_idle: Callable[[], None]) -> Iterator[ResultT]:
+        """Yield a result for each item, in any order, drawing items only as workers are free.
+
+        Args:
+            items: Drawn lazily; never more than twice as many as there are workers ahead.
+            on_idle: Called about ten times a second while waiting.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Digests, manifests, Merkle root, signature and the offline check of a proof."""

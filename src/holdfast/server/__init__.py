@@ -1,0 +1,1 @@
+"""Composition roots: where adapters and services are put together."""

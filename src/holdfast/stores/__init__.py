@@ -1,0 +1,1 @@
+"""Adapters behind the ports: the world as holdfast meets it."""

@@ -1,0 +1,1 @@
+"""Directory trees behind the Directory port."""

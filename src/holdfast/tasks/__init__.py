@@ -1,0 +1,1 @@
+"""Durable long work: journal, runner, progress, cancel, exclusivity and events."""

@@ -1,0 +1,1 @@
+"""The simulated world, shipped so that users can test against the same ports."""
