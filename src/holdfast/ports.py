@@ -119,17 +119,13 @@ class WritableFile(Protocol):
         ...
 
 
-class Directory(Protocol):
-    """One directory tree on the file system below it, addressed by relative raw-byte paths.
+class ReadableDirectory(Protocol):
+    """One directory tree, addressed by relative raw-byte paths; the half a source needs.
 
     No method follows a symlink, in the last component or on the way to it: a component that is not
     a directory raises ConflictError (`not-a-directory`). No method opens anything but regular
     files and directories. Missing entries raise NotFoundError (`no-entry`), forbidden ones
-    DeniedError (`forbidden`), a medium's refusal StorageFailedError, a full one CapacityError
-    (`disk-full`).
-
-    A name made, replaced or removed survives loss of power once `flush_directory` of its directory
-    or `flush_all` has returned; until then either state may.
+    DeniedError (`forbidden`), a medium's refusal StorageFailedError.
     """
 
     def describe(self) -> dict[str, object]:
@@ -162,6 +158,19 @@ class Directory(Protocol):
             ConflictError: `not-a-file`; a FIFO, device, socket, directory or symlink stands there.
         """
         ...
+
+    def close(self) -> None:
+        """Release it. Never raises."""
+        ...
+
+
+class Directory(ReadableDirectory, Protocol):
+    """A directory tree that can be written, on the file system below its root.
+
+    A medium that is full raises CapacityError (`disk-full`). A name made, replaced or removed
+    survives loss of power once `flush_directory` of its directory or `flush_all` has returned;
+    until then either state may.
+    """
 
     def create_file(self, path: bytes, *, resume: bool) -> WritableFile:
         """Open a regular file for writing, making it if missing (mode 0600).
@@ -217,10 +226,6 @@ class Directory(Protocol):
 
     def space(self) -> Space:
         """Return the room left on the root's file system."""
-        ...
-
-    def close(self) -> None:
-        """Release it. Never raises."""
         ...
 
 
