@@ -1,0 +1,340 @@
+"""A directory tree of a real file system behind the Directory port.
+
+Invariants:
+1. Every path is walked from the root's descriptor, component by component, with O_NOFOLLOW; the
+   last component is reached through the descriptor of its directory. So no symlink, planted before
+   or during the work, leads out of the root.
+2. Nothing but a regular file or a directory is ever opened for reading or writing. What a race
+   put in its place is found by fstat on the descriptor; O_NONBLOCK keeps a FIFO from blocking.
+
+Not thread-safe: owned by one process's worker. Descriptors of directories are kept open, the least
+recently used making room, so that a sorted run over a tree opens each directory about once.
+"""
+
+import contextlib
+import errno
+import os
+import platform
+import stat as mode_bits
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from holdfast.errors import ConflictError, NotFoundError
+from holdfast.model.tree import (
+    ROOT_PATH,
+    FileKind,
+    Metadata,
+    MetadataLoss,
+    Space,
+    Stat,
+    display_path,
+    join_path,
+)
+from holdfast.stores.directories import linux
+from holdfast.stores.directories.errors import raise_translated
+from holdfast.stores.directories.posix_file import (
+    PosixFile,
+    apply_metadata,
+    convert_stat,
+    read_xattrs,
+)
+
+_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_DESCRIPTORS_MAX = 64
+
+
+class PosixReadableDirectory:
+    """ReadableDirectory over `root`; see the module for its invariants."""
+
+    def __init__(self, root: bytes) -> None:
+        """Open the root, following symlinks in its own path as any command does.
+
+        Raises:
+            NotFoundError: Nothing is there (`no-root`).
+            ConflictError: It is not a directory (`not-a-directory`).
+        """
+        self.root = os.path.realpath(root)
+        try:
+            self._root_descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise NotFoundError(
+                f"{display_path(root)} does not exist",
+                code="no-root",
+                advice="check the path, and that its file system is mounted",
+                path=root,
+            ) from error
+        except NotADirectoryError as error:
+            raise ConflictError(
+                f"{display_path(root)} is not a directory",
+                code="not-a-directory",
+                advice="name a directory; holdfast works on whole trees",
+                path=root,
+            ) from error
+        except OSError as error:
+            raise_translated(error, root, "read-failed")
+        self._descriptors: OrderedDict[bytes, int] = OrderedDict()
+
+    def describe(self) -> dict[str, object]:
+        """See ReadableDirectory."""
+        raw = os.fstat(self._root_descriptor)
+        return {
+            "path": display_path(self.root),
+            "host": platform.node(),
+            "device": raw.st_dev,
+            "inode": raw.st_ino,
+        }
+
+    def list_names(self, path: bytes) -> list[tuple[bytes, bool]]:
+        """See ReadableDirectory."""
+        try:
+            # Its own descriptor: the position in a directory is shared by all users of one.
+            descriptor = os.open(".", _DIRECTORY_FLAGS, dir_fd=self._directory(path))
+        except OSError as error:
+            raise_translated(error, path, "read-failed")
+        try:
+            with os.scandir(descriptor) as entries:
+                return [
+                    (os.fsencode(entry.name), entry.is_dir(follow_symlinks=False))
+                    for entry in entries
+                ]
+        except OSError as error:
+            raise_translated(error, path, "read-failed")
+        finally:
+            os.close(descriptor)
+
+    def stat(self, path: bytes) -> Stat:
+        """See ReadableDirectory."""
+        try:
+            if path == ROOT_PATH:
+                return convert_stat(os.fstat(self._root_descriptor))
+            descriptor, name = self._parent(path)
+            return convert_stat(os.stat(name, dir_fd=descriptor, follow_symlinks=False))
+        except OSError as error:
+            raise_translated(error, path, "read-failed")
+
+    def read_link(self, path: bytes) -> bytes:
+        """See ReadableDirectory."""
+        descriptor, name = self._parent(path)
+        try:
+            return os.readlink(name, dir_fd=descriptor)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                raise ConflictError(
+                    f"{display_path(path)}: not a symlink", code="not-a-symlink", path=path
+                ) from error
+            raise_translated(error, path, "read-failed")
+
+    def xattrs(self, path: bytes) -> dict[bytes, bytes]:
+        """See ReadableDirectory."""
+        with self._pinned(path) as (target, _):
+            try:
+                return read_xattrs(target)
+            except OSError as error:
+                raise_translated(error, path, "read-failed")
+
+    def open_file(self, path: bytes) -> PosixFile:
+        """See ReadableDirectory."""
+        return self._open_regular(path, os.O_RDONLY)
+
+    def close(self) -> None:
+        """See ReadableDirectory."""
+        self._forget(ROOT_PATH)
+        os.close(self._root_descriptor)
+
+    def _open_regular(self, path: bytes, flags: int) -> PosixFile:
+        directory, name = self._parent(path)
+        try:
+            descriptor = os.open(name, flags | _FILE_FLAGS, 0o600, dir_fd=directory)
+        except IsADirectoryError as error:
+            raise _not_a_file(path) from error
+        except OSError as error:
+            raise_translated(error, path, "read-failed")
+        if not mode_bits.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise _not_a_file(path)
+        return PosixFile(descriptor, path)
+
+    @contextlib.contextmanager
+    def _pinned(self, path: bytes) -> Iterator[tuple[bytes, FileKind]]:
+        """Hold an entry without opening it; yields a path that names it whatever happens."""
+        directory, name = self._parent(path) if path else (self._root_descriptor, b".")
+        flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            descriptor = os.open(name, flags, dir_fd=directory)
+        except OSError as error:
+            raise_translated(error, path, "read-failed")
+        try:
+            kind = convert_stat(os.fstat(descriptor)).kind
+            yield b"/proc/self/fd/%d" % descriptor, kind
+        finally:
+            os.close(descriptor)
+
+    def _parent(self, path: bytes) -> tuple[int, bytes]:
+        directory, _, name = path.rpartition(b"/")
+        return self._directory(directory), name
+
+    def _directory(self, path: bytes) -> int:
+        """Return a descriptor of a directory, opened along the way from the root."""
+        if path == ROOT_PATH:
+            return self._root_descriptor
+        known = self._descriptors.get(path)
+        if known is not None:
+            self._descriptors.move_to_end(path)
+            return known
+        descriptor, opened_to, rest = self._nearest(path)
+        for name in rest:
+            try:
+                descriptor = os.open(name, _DIRECTORY_FLAGS, dir_fd=descriptor)
+            except OSError as error:
+                raise_translated(error, join_path(opened_to, name), "read-failed")
+            opened_to = join_path(opened_to, name)
+            self._descriptors[opened_to] = descriptor
+            # The one just opened is the newest and stays, however deep the path is.
+            if len(self._descriptors) > _DESCRIPTORS_MAX:
+                os.close(self._descriptors.popitem(last=False)[1])
+        return descriptor
+
+    def _nearest(self, path: bytes) -> tuple[int, bytes, list[bytes]]:
+        """Return the deepest open directory on the way: descriptor, its path, names still to go."""
+        names = path.split(b"/")
+        for depth in range(len(names) - 1, 0, -1):
+            prefix = b"/".join(names[:depth])
+            if prefix in self._descriptors:
+                return self._descriptors[prefix], prefix, names[depth:]
+        return self._root_descriptor, ROOT_PATH, names
+
+    def _forget(self, path: bytes) -> None:
+        """Close the descriptors of a directory and of all below it: its path changed meaning."""
+        below = path + b"/"
+        for known in [p for p in self._descriptors if not path or p == path or p.startswith(below)]:
+            os.close(self._descriptors.pop(known))
+
+
+class PosixDirectory(PosixReadableDirectory):
+    """Directory over `root`; see the module for its invariants."""
+
+    def create_file(self, path: bytes, *, resume: bool) -> PosixFile:
+        """See Directory."""
+        flags = os.O_RDWR | os.O_CREAT
+        return self._open_regular(path, flags if resume else flags | os.O_TRUNC)
+
+    def make_directory(self, path: bytes) -> None:
+        """See Directory."""
+        directory, name = self._parent(path)
+        try:
+            os.mkdir(name, 0o700, dir_fd=directory)
+        except OSError as error:
+            raise_translated(error, path, "write-failed")
+
+    def make_symlink(self, path: bytes, target: bytes, metadata: Metadata) -> list[MetadataLoss]:
+        """See Directory."""
+        directory, name = self._parent(path)
+        try:
+            os.symlink(target, name, dir_fd=directory)
+        except OSError as error:
+            raise_translated(error, path, "write-failed")
+        return self._set_symlink_metadata(path, metadata)
+
+    def make_hard_link(self, existing: bytes, path: bytes) -> None:
+        """See Directory."""
+        source_directory, source_name = self._parent(existing)
+        directory, name = self._parent(path)
+        try:
+            os.link(
+                source_name,
+                name,
+                src_dir_fd=source_directory,
+                dst_dir_fd=directory,
+                follow_symlinks=False,
+            )
+        except OSError as error:
+            raise_translated(error, path, "write-failed")
+
+    def set_metadata(self, path: bytes, kind: FileKind, metadata: Metadata) -> list[MetadataLoss]:
+        """See Directory."""
+        if kind is FileKind.SYMLINK:
+            return self._set_symlink_metadata(path, metadata)
+        with self._pinned(path) as (target, found):
+            if found is not kind:
+                raise ConflictError(
+                    f"{display_path(path)}: is now a {found}, was a {kind}",
+                    code="kind-changed",
+                    advice="something else writes to this tree",
+                    path=path,
+                )
+            try:
+                return apply_metadata(target, metadata)
+            except OSError as error:
+                raise_translated(error, path, "write-failed")
+
+    def rename(self, path: bytes, new_path: bytes) -> None:
+        """See Directory."""
+        directory, name = self._parent(path)
+        new_directory, new_name = self._parent(new_path)
+        try:
+            os.rename(name, new_name, src_dir_fd=directory, dst_dir_fd=new_directory)
+            moved = os.stat(new_name, dir_fd=new_directory, follow_symlinks=False)
+        except OSError as error:
+            raise_translated(error, new_path, "write-failed")
+        if mode_bits.S_ISDIR(moved.st_mode):
+            self._forget(path)
+
+    def remove_file(self, path: bytes) -> None:
+        """See Directory."""
+        directory, name = self._parent(path)
+        try:
+            os.unlink(name, dir_fd=directory)
+        except OSError as error:
+            raise_translated(error, path, "write-failed")
+
+    def remove_directory(self, path: bytes) -> None:
+        """See Directory."""
+        directory, name = self._parent(path)
+        try:
+            os.rmdir(name, dir_fd=directory)
+        except OSError as error:
+            raise_translated(error, path, "write-failed")
+        self._forget(path)
+
+    def flush_directory(self, path: bytes) -> None:
+        """See Directory."""
+        try:
+            os.fsync(self._directory(path))
+        except OSError as error:
+            raise_translated(error, path, "flush-failed")
+
+    def flush_all(self) -> None:
+        """See Directory."""
+        try:
+            linux.syncfs(self._root_descriptor)
+        except OSError as error:
+            raise_translated(error, self.root, "flush-failed")
+
+    def space(self) -> Space:
+        """See Directory."""
+        try:
+            raw = os.fstatvfs(self._root_descriptor)
+        except OSError as error:
+            raise_translated(error, self.root, "read-failed")
+        return Space(
+            raw.f_bavail * raw.f_frsize, raw.f_favail if raw.f_files else None, raw.f_frsize
+        )
+
+    def _set_symlink_metadata(self, path: bytes, metadata: Metadata) -> list[MetadataLoss]:
+        directory, name = self._parent(path)
+        losses: list[MetadataLoss] = []
+        times = (metadata.mtime_ns, metadata.mtime_ns)
+        try:
+            try:
+                os.chown(name, metadata.uid, metadata.gid, dir_fd=directory, follow_symlinks=False)
+            except PermissionError:
+                losses.append(MetadataLoss.OWNER)
+            os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False)
+        except OSError as error:
+            raise_translated(error, path, "write-failed")
+        return losses
+
+
+def _not_a_file(path: bytes) -> ConflictError:
+    return ConflictError(f"{display_path(path)}: not a regular file", code="not-a-file", path=path)

@@ -1,0 +1,109 @@
+"""Workers: one function over many items, in forked processes or, for little work, right here.
+
+Processes are forked, not spawned: they start in milliseconds, share the open root and the lock
+file of their task, and need nothing pickled but items and results. The caller forks before it
+starts any thread. A worker dies with the process that forked it (PR_SET_PDEATHSIG), and while one
+lives it holds the task's lock, so a new run never meets a worker of an old one.
+"""
+
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from multiprocessing.sharedctypes import Synchronized
+from typing import Any, Generic, TypeVar
+
+from holdfast.errors import UnavailableError
+from holdfast.stores.directories.linux import die_with_parent
+from holdfast.stores.pace import SharedPace
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+_IDLE_S = 0.1
+
+
+class InlineWorkers(Generic[ItemT, ResultT]):
+    """Workers in this process, one item at a time."""
+
+    def __init__(self, function: Callable[[ItemT], ResultT]) -> None:
+        self._function = function
+
+    def run(self, items: Iterable[ItemT], on_idle: Callable[[], None]) -> Iterator[ResultT]:
+        """See Workers."""
+        for item in items:
+            yield self._function(item)
+            on_idle()
+
+
+class ProcessWorkers(Generic[ItemT, ResultT]):
+    """Workers in `jobs` forked processes that end when the run ends."""
+
+    def __init__(
+        self, function: Callable[[ItemT], ResultT], pace: SharedPace, *, jobs: int
+    ) -> None:
+        self._function = function
+        self._pace = pace
+        self._jobs = jobs
+
+    def run(self, items: Iterable[ItemT], on_idle: Callable[[], None]) -> Iterator[ResultT]:
+        """See Workers. When the consumer stops early, workers are stopped at their next block."""
+        context = get_context("fork")
+        slots = context.Value("i", 0)
+        pool = ProcessPoolExecutor(
+            self._jobs,
+            mp_context=context,
+            initializer=_become_worker,
+            initargs=(self._function, self._pace, slots),
+        )
+        pending: set[Future[ResultT]] = set()
+        finished = False
+        try:
+            for item in items:
+                pending.add(pool.submit(_run_one, item))
+                if len(pending) > 2 * self._jobs:
+                    yield from self._drain(pending, on_idle)
+            while pending:
+                yield from self._drain(pending, on_idle)
+            finished = True
+        except BrokenProcessPool as error:
+            raise UnavailableError(
+                "a worker process was killed from outside",
+                code="worker-died",
+                advice="look for the out-of-memory killer in the kernel log, then run it again",
+            ) from error
+        finally:
+            if not finished:
+                self._pace.stop()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _drain(
+        self, pending: "set[Future[ResultT]]", on_idle: Callable[[], None]
+    ) -> Iterator[ResultT]:
+        done, _ = wait(pending, timeout=_IDLE_S, return_when=FIRST_COMPLETED)
+        on_idle()
+        for future in done:
+            pending.discard(future)
+            yield future.result()
+
+
+_function: Callable[[Any], Any]
+
+
+def _become_worker(
+    function: Callable[[Any], Any], pace: SharedPace, slots: "Synchronized[int]"
+) -> None:
+    global _function
+    die_with_parent()
+    # Ctrl-C goes to the whole group; the coordinator hears it and stops us between two blocks.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with slots.get_lock():
+        slots.value += 1
+        pace.use_slot(slots.value)
+    _function = function
+
+
+def _run_one(item: Any) -> Any:
+    return _function(item)
