@@ -1,0 +1,487 @@
+"""Keeps tasks and their events in one SQLite file that several processes use at the same time.
+
+It records what is decided in `rules.py`; it runs nothing, and it does not know whether the owner
+of a task lives: only who holds the lock of a subject may call `admit` and `stop` (see `runner.py`).
+
+Invariants:
+    1. A subject has at most one unfinished task (a unique index keeps it).
+    2. An ended task is never changed or deleted (triggers keep it); its events stay as they are.
+    3. Every change of state and the event that names it are written in one transaction.
+    4. A key names, for its kind, the same task for ever; several keys may name one task.
+    5. When a method returns, what it wrote survives loss of power.
+"""
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import assert_never
+
+from holdfast.errors import ConflictError, InvalidRequestError, NotFoundError
+from holdfast.model.ids import TaskId, task_id_from
+from holdfast.model.limits import PATH_BYTES_MAX, TASK_EVENTS_MAX
+from holdfast.ports import Clock, Entropy
+from holdfast.tasks.database import Database, damaged
+from holdfast.tasks.model import (
+    Progress,
+    Task,
+    TaskEvent,
+    TaskPage,
+    TaskState,
+    encode_json,
+)
+from holdfast.tasks.rules import (
+    Busy,
+    Resume,
+    Start,
+    Supersede,
+    TaskChange,
+    change_on_stop,
+    decide_admission,
+    next_state,
+)
+
+PAGE_MAX = 1000
+_UNFINISHED_OF = """SELECT * FROM tasks WHERE subject = ?
+    AND state IN ('pending', 'running', 'interrupted')"""
+
+
+class TaskJournal:
+    """The tasks of one state directory. Threads may share it; a forked process may not use it."""
+
+    def __init__(self, path: Path, clock: Clock, entropy: Entropy) -> None:
+        """Open the journal, making it where missing.
+
+        Raises:
+            UnsupportedError: `format-newer`; the file was not touched.
+            IntegrityError: `journal-damaged`.
+        """
+        self._path = path
+        self._clock = clock
+        self._entropy = entropy
+        self._database = Database(path)
+
+    def close(self) -> None:
+        """Release the file."""
+        self._database.close()
+
+    def create(
+        self,
+        kind: str,
+        subject: str,
+        request: Mapping[str, object],
+        *,
+        idempotency_key: str | None = None,
+    ) -> Task:
+        """Write down a task to be run later; the same key gives the same task.
+
+        Raises:
+            ConflictError: `busy`: the subject has an unfinished task; `idempotency-key-reused`.
+        """
+        text = _checked(kind, subject, request, idempotency_key)
+        with self._database.transaction() as sql:
+            known = self._find_by_key(sql, kind, subject, text, idempotency_key)
+            if known is not None:
+                return known
+            unfinished = self._find_unfinished(sql, subject)
+            if unfinished is not None:
+                raise busy(subject, unfinished.id)
+            return self._insert(sql, kind, subject, text, idempotency_key)
+
+    def admit(
+        self,
+        kind: str,
+        subject: str,
+        request: Mapping[str, object],
+        *,
+        idempotency_key: str | None = None,
+    ) -> Task:
+        """Begin the work asked for, for the holder of the subject's lock, in one transaction.
+
+        Returns:
+            A RUNNING task: new, or the subject's unfinished one with one more attempt; or the
+            ended task that the key names, for which nothing is to be done.
+        """
+        text = _checked(kind, subject, request, idempotency_key)
+        with self._database.transaction() as sql:
+            unfinished = self._find_unfinished(sql, subject)
+            if unfinished is not None and unfinished.state is TaskState.RUNNING:
+                # Its owner would hold the lock if it lived.
+                stopped = self._stop(sql, unfinished)
+                unfinished = None if stopped.is_ended else stopped
+            known = self._find_by_key(sql, kind, subject, text, idempotency_key)
+            if known is not None and known.is_ended:
+                return known
+            is_same_work = unfinished is not None and (
+                (unfinished.kind, encode_json(unfinished.request, what="request")) == (kind, text)
+            )
+            match decide_admission(unfinished, is_owner_alive=False, is_same_work=is_same_work):
+                case Resume(task_id=task_id):
+                    _insert_key(sql, kind, idempotency_key, task_id)
+                    return self._begin(sql, _read_task(sql, task_id, self._path))
+                case Supersede(task_id=task_id):
+                    old = _read_task(sql, task_id, self._path)
+                    self._apply(sql, old, TaskChange.SUPERSEDED, error=_superseded(old))
+                case Start():
+                    pass
+                case Busy():
+                    raise AssertionError("the lock of the subject is held by the caller")
+                case admission:
+                    assert_never(admission)
+            return self._begin(sql, self._insert(sql, kind, subject, text, idempotency_key))
+
+    def find_by_key(
+        self, kind: str, subject: str, request: Mapping[str, object], idempotency_key: str
+    ) -> Task | None:
+        """Return the task a key names; ConflictError `idempotency-key-reused` if for other work."""
+        text = _checked(kind, subject, request, idempotency_key)
+        with self._database.transaction() as sql:
+            return self._find_by_key(sql, kind, subject, text, idempotency_key)
+
+    def get(self, task_id: TaskId) -> Task:
+        """Return a task as it is now; NotFoundError (`no-task`) if there is none."""
+        rows = self._database.read("SELECT * FROM tasks WHERE id = ?", (task_id,))
+        return _task_of(_only(rows, task_id), self._path)
+
+    def find_unfinished(self, subject: str) -> Task | None:
+        """Return the one task of a subject that has not ended."""
+        rows = self._database.read(_UNFINISHED_OF, (subject,))
+        return _task_of(rows[0], self._path) if rows else None
+
+    def list_tasks(
+        self,
+        *,
+        kind: str | None = None,
+        state: TaskState | None = None,
+        subject: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> TaskPage:
+        """Return tasks that match all that is given, newest first.
+
+        Args:
+            limit: 1 to PAGE_MAX.
+            cursor: `cursor_next` of the page before.
+        """
+        _check_limit(limit)
+        before = (1 << 63) - 1 if cursor is None else _parse_cursor(cursor)
+        rows = self._database.read(
+            """SELECT * FROM tasks WHERE number < :before
+            AND (:kind IS NULL OR kind = :kind) AND (:state IS NULL OR state = :state)
+            AND (:subject IS NULL OR subject = :subject) ORDER BY number DESC LIMIT :limit""",
+            {
+                "before": before,
+                "kind": kind,
+                "state": state,
+                "subject": subject,
+                "limit": limit + 1,
+            },
+        )
+        tasks = tuple(_task_of(row, self._path) for row in rows[:limit])
+        more = len(rows) > limit
+        return TaskPage(tasks=tasks, cursor_next=str(rows[limit - 1]["number"]) if more else None)
+
+    def list_events(
+        self, task_id: TaskId, *, after_sequence: int = 0, limit: int = 100
+    ) -> tuple[TaskEvent, ...]:
+        """Return up to `limit` (1 to PAGE_MAX) events with a greater sequence, oldest first."""
+        _check_limit(limit)
+        self.get(task_id)
+        rows = self._database.read(
+            """SELECT * FROM task_events WHERE task_id = ? AND sequence > ?
+            ORDER BY sequence LIMIT ?""",
+            (task_id, after_sequence, limit),
+        )
+        return tuple(_event_of(row, self._path) for row in rows)
+
+    def enter_stage(self, task_id: TaskId, stage: str) -> Task:
+        """Record the stage of a running task, with an event `stage-entered`."""
+        with self._database.transaction() as sql:
+            task = self._running(sql, task_id)
+            self._append(sql, task_id, "stage-entered", {"stage": stage})
+            return self._update(sql, task, stage=stage)
+
+    def record_progress(self, task_id: TaskId, progress: Progress) -> Task:
+        """Record how far a running task is; the answer says whether to cancel."""
+        with self._database.transaction() as sql:
+            task = self._running(sql, task_id)
+            return self._update(sql, task, progress=_encode_progress(progress))
+
+    def append_event(self, task_id: TaskId, name: str, data: Mapping[str, object]) -> TaskEvent:
+        """Add an event to a running task; beyond TASK_EVENTS_MAX the oldest makes room."""
+        with self._database.transaction() as sql:
+            self._running(sql, task_id)
+            return self._append(sql, task_id, name, data)
+
+    def complete(
+        self, task_id: TaskId, result: Mapping[str, object], progress: Progress | None = None
+    ) -> Task:
+        """End a running task as done."""
+        text = encode_json(result, what="result")
+        with self._database.transaction() as sql:
+            task = self._record_last(sql, _read_task(sql, task_id, self._path), progress)
+            return self._apply(sql, task, TaskChange.COMPLETED, result=text)
+
+    def fail(
+        self, task_id: TaskId, problem: Mapping[str, object], progress: Progress | None = None
+    ) -> Task:
+        """End a running task as failed, for the reason in `problem`."""
+        with self._database.transaction() as sql:
+            task = self._record_last(sql, _read_task(sql, task_id, self._path), progress)
+            return self._apply(sql, task, TaskChange.FAILED, error=json.dumps(problem))
+
+    def stop(self, task_id: TaskId, progress: Progress | None = None) -> Task:
+        """Record that a running task stopped before it was done: CANCELLED if asked to, else
+        INTERRUPTED.
+        """
+        with self._database.transaction() as sql:
+            task = self._record_last(sql, _read_task(sql, task_id, self._path), progress)
+            return self._stop(sql, task)
+
+    def request_cancel(self, task_id: TaskId) -> Task:
+        """Ask a running task to stop; one that does not run is cancelled at once. Idempotent.
+
+        Raises:
+            StateError: `task-finished`: it had ended otherwise.
+        """
+        with self._database.transaction() as sql:
+            task = _read_task(sql, task_id, self._path)
+            if task.state is TaskState.CANCELLED:
+                return task
+            if task.state is not TaskState.RUNNING:
+                return self._apply(sql, task, TaskChange.CANCELLED)
+            if task.cancel_requested:
+                return task
+            self._append(sql, task_id, "cancel-requested", {})
+            return self._update(sql, task, cancel_requested=1)
+
+    def _find_unfinished(self, sql: sqlite3.Connection, subject: str) -> Task | None:
+        row = sql.execute(_UNFINISHED_OF, (subject,)).fetchone()
+        return _task_of(row, self._path) if row else None
+
+    def _find_by_key(
+        self, sql: sqlite3.Connection, kind: str, subject: str, text: str, key: str | None
+    ) -> Task | None:
+        row = sql.execute(
+            """SELECT tasks.* FROM tasks JOIN task_keys ON task_keys.task_id = tasks.id
+            WHERE task_keys.kind = ? AND idempotency_key = ?""",
+            (kind, key),
+        ).fetchone()
+        if row is None:
+            return None
+        if (row["subject"], row["request"]) == (subject, text):
+            return _task_of(row, self._path)
+        raise ConflictError(
+            f"the key {key!r} already names {row['id']}, which was another request",
+            code="idempotency-key-reused",
+            advice="use a new key for a new request, or repeat the first request unchanged",
+            task_id=row["id"],
+        )
+
+    def _insert(
+        self, sql: sqlite3.Connection, kind: str, subject: str, text: str, key: str | None
+    ) -> Task:
+        task_id = task_id_from(self._entropy.random_bytes(16))
+        now_ns = self._clock.now_ns()
+        sql.execute(
+            """INSERT INTO tasks (id, kind, subject, request, state, stage, attempt, progress,
+            created_ns, updated_ns, cancel_requested) VALUES (?, ?, ?, ?, ?, '', 1, ?, ?, ?, 0)""",
+            (
+                task_id,
+                kind,
+                subject,
+                text,
+                TaskState.PENDING,
+                _encode_progress(Progress()),
+                now_ns,
+                now_ns,
+            ),
+        )
+        _insert_key(sql, kind, key, task_id)
+        self._append(sql, task_id, "created", {})
+        return _read_task(sql, task_id, self._path)
+
+    def _begin(self, sql: sqlite3.Connection, task: Task) -> Task:
+        if task.state is TaskState.PENDING:
+            return self._apply(sql, task, TaskChange.STARTED, started_ns=self._clock.now_ns())
+        return self._apply(sql, task, TaskChange.RESUMED, attempt=task.attempt + 1)
+
+    def _stop(self, sql: sqlite3.Connection, task: Task) -> Task:
+        return self._apply(sql, task, change_on_stop(cancel_requested=task.cancel_requested))
+
+    def _apply(
+        self, sql: sqlite3.Connection, task: Task, change: TaskChange, **columns: object
+    ) -> Task:
+        state = next_state(task.state, change)
+        self._append(sql, task.id, change, {})
+        if state in (TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED):
+            columns["ended_ns"] = self._clock.now_ns()
+        return self._update(sql, task, state=state, **columns)
+
+    def _update(self, sql: sqlite3.Connection, task: Task, **columns: object) -> Task:
+        columns["updated_ns"] = self._clock.now_ns()
+        assignments = ", ".join(f"{name} = ?" for name in columns)
+        sql.execute(f"UPDATE tasks SET {assignments} WHERE id = ?", (*columns.values(), task.id))
+        return _read_task(sql, task.id, self._path)
+
+    def _record_last(self, sql: sqlite3.Connection, task: Task, progress: Progress | None) -> Task:
+        if progress is None or task.is_ended:
+            return task
+        return self._update(sql, task, progress=_encode_progress(progress))
+
+    def _running(self, sql: sqlite3.Connection, task_id: TaskId) -> Task:
+        task = _read_task(sql, task_id, self._path)
+        if task.state is not TaskState.RUNNING:
+            next_state(task.state, TaskChange.COMPLETED)
+        return task
+
+    def _append(
+        self, sql: sqlite3.Connection, task_id: TaskId, name: str, data: Mapping[str, object]
+    ) -> TaskEvent:
+        (last,) = sql.execute(
+            "SELECT coalesce(max(sequence), 0) FROM task_events WHERE task_id = ?", (task_id,)
+        ).fetchone()
+        event = TaskEvent(
+            task_id=task_id,
+            sequence=last + 1,
+            at_ns=self._clock.now_ns(),
+            name=name,
+            data=data,
+        )
+        sql.execute(
+            "INSERT INTO task_events VALUES (?, ?, ?, ?, ?)",
+            (task_id, event.sequence, event.at_ns, name, encode_json(data, what="event")),
+        )
+        sql.execute(
+            "DELETE FROM task_events WHERE task_id = ? AND sequence <= ?",
+            (task_id, event.sequence - TASK_EVENTS_MAX),
+        )
+        return event
+
+
+def busy(subject: str, task_id: TaskId | None) -> ConflictError:
+    """Return the error for a subject that another task works on."""
+    if task_id is None:
+        return ConflictError(
+            f"another process is about to begin or end work on {subject}",
+            code="busy",
+            advice="run again in a moment",
+            task_id=None,
+        )
+    return ConflictError(
+        f"{task_id} is at work on {subject}",
+        code="busy",
+        advice=f"wait for it, or stop it with 'holdfast tasks cancel {task_id}'",
+        task_id=task_id,
+    )
+
+
+def _superseded(task: Task) -> str:
+    return json.dumps(
+        ConflictError(
+            f"{task.id} was interrupted, and another request took its place",
+            code="superseded",
+            advice="ask for the same work again if it is still wanted",
+        ).as_problem()
+    )
+
+
+def _checked(
+    kind: str, subject: str, request: Mapping[str, object], idempotency_key: str | None
+) -> str:
+    """Return the request as text, or raise InvalidRequestError if any of these cannot be kept."""
+    fields = {"kind": kind, "subject": subject}
+    if idempotency_key is not None:
+        fields["idempotency key"] = idempotency_key
+    for name, value in fields.items():
+        size_bytes = len(value.encode("utf-8", "replace"))
+        if 0 < size_bytes <= PATH_BYTES_MAX and value.isprintable():
+            continue
+        raise InvalidRequestError(
+            f"the {name} of a task is empty, over {PATH_BYTES_MAX} bytes, or not printable text",
+            code="bad-field",
+            advice="spell a path that is not text with holdfast.model.tree.display_path",
+            field=name,
+        )
+    return encode_json(request, what="request")
+
+
+def _check_limit(limit: int) -> None:
+    if not 1 <= limit <= PAGE_MAX:
+        raise InvalidRequestError(
+            f"a page of {limit} cannot be had",
+            code="bad-limit",
+            advice=f"ask for 1 to {PAGE_MAX}",
+        )
+
+
+def _parse_cursor(cursor: str) -> int:
+    if cursor.isascii() and cursor.isdigit() and len(cursor) <= 18:
+        return int(cursor)
+    raise InvalidRequestError(
+        f"{cursor[:40]!r} is not a cursor",
+        code="bad-cursor",
+        advice="take the cursor of the page before, or none for the first page",
+    )
+
+
+def _insert_key(sql: sqlite3.Connection, kind: str, key: str | None, task_id: TaskId) -> None:
+    if key is not None:
+        sql.execute("INSERT OR IGNORE INTO task_keys VALUES (?, ?, ?)", (kind, key, task_id))
+
+
+def _only(rows: list[sqlite3.Row], task_id: TaskId) -> sqlite3.Row:
+    if rows:
+        return rows[0]
+    raise NotFoundError(
+        f"there is no {task_id} in this journal",
+        code="no-task",
+        advice="see 'holdfast tasks list', or name the state directory it was run with",
+        task_id=task_id,
+    )
+
+
+def _read_task(sql: sqlite3.Connection, task_id: TaskId, path: Path) -> Task:
+    rows = sql.execute("SELECT * FROM tasks WHERE id = ?", (task_id,)).fetchall()
+    return _task_of(_only(rows, task_id), path)
+
+
+def _encode_progress(progress: Progress) -> str:
+    return encode_json(asdict(progress), what="progress")
+
+
+def _task_of(row: sqlite3.Row, path: Path) -> Task:
+    try:
+        return Task(
+            id=row["id"],
+            kind=row["kind"],
+            subject=row["subject"],
+            request=json.loads(row["request"]),
+            state=TaskState(row["state"]),
+            stage=row["stage"],
+            attempt=row["attempt"],
+            progress=Progress(**json.loads(row["progress"])),
+            created_ns=row["created_ns"],
+            started_ns=row["started_ns"],
+            updated_ns=row["updated_ns"],
+            ended_ns=row["ended_ns"],
+            result=None if row["result"] is None else json.loads(row["result"]),
+            error=None if row["error"] is None else json.loads(row["error"]),
+            cancel_requested=bool(row["cancel_requested"]),
+        )
+    except (ValueError, TypeError) as error:
+        raise damaged(path, f"row {row['number']} of tasks: {error}") from error
+
+
+def _event_of(row: sqlite3.Row, path: Path) -> TaskEvent:
+    try:
+        return TaskEvent(
+            task_id=row["task_id"],
+            sequence=row["sequence"],
+            at_ns=row["at_ns"],
+            name=row["name"],
+            data=json.loads(row["data"]),
+        )
+    except (ValueError, TypeError) as error:
+        raise damaged(path, f"event {row['sequence']} of {row['task_id']}: {error}") from error
