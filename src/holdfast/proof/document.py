@@ -185,7 +185,8 @@ class ProofReader:
         if known != (FORMAT, VERSION, PROOF_KIND):
             raise UnsupportedError(
                 f"the file calls itself {known[0]!s:.40} version {known[1]!s:.40}"
-                f" of {known[2]!s:.40}; this program reads {FORMAT} version {VERSION} of {PROOF_KIND}",
+                f" of {known[2]!s:.40}; this program reads"
+                f" {FORMAT} version {VERSION} of {PROOF_KIND}",
                 code="format-newer",
                 advice="read it with the version of holdfast that wrote it, or a later one",
             )
