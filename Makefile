@@ -44,7 +44,7 @@ deps: ## install the programs that some tests and benchmarks compare with (rsync
 
 bench: .venv/.installed ## measure against the peers and rewrite docs/benchmarks.md; WORKLOADS="copy-small ..."
 	@tools/deps || true
-	$(BIN)/python tests/bench/run.py $(WORKLOADS) $(BENCH_OPTIONS)
+	$(BIN)/python -m tests.bench $(WORKLOADS) $(BENCH_OPTIONS)
 
 docs: .venv/.installed ## regenerate docs/reference
 	$(BIN)/python tools/generate_reference.py

@@ -1,0 +1,1 @@
+"""Benchmarks against the programs people use today; run them with `make bench`."""
