@@ -74,7 +74,7 @@ class TaskContext:
         self._persisted_ns = None
         self._listener(self._task)
 
-    def event(self, name: str, **data: object) -> None:
+    def event(self, name: str, /, **data: object) -> None:
         """Record something that happened; `name` is in the past tense."""
         self._journal.append_event(self._task.id, name, data)
 

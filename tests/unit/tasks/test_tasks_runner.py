@@ -1,0 +1,299 @@
+"""Goal: every way work can end is recorded as what it was, and progress is told as promised.
+
+Method: work written as small functions, a simulated clock, a real journal and real locks in
+tmp_path; other processes are played by a second Runner (flock excludes within a process too).
+What needs a process to die is in tests/crash.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from holdfast.errors import (
+    CancelledError,
+    CapacityError,
+    ConflictError,
+    HoldfastError,
+    InvalidRequestError,
+    StorageFailedError,
+)
+from holdfast.tasks.journal import TaskJournal
+from holdfast.tasks.model import Progress, Task, TaskState
+from holdfast.tasks.runner import Runner, TaskContext
+from holdfast.testing.clock import SimClock, SimEntropy
+
+KIND = "files.copy"
+
+
+class World:
+    """One state directory, its journal and a runner on it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.clock = SimClock()
+        self.journal = TaskJournal(path / "tasks.sqlite", self.clock, SimEntropy(1))
+        self.runner = Runner(self.journal, path / "locks", self.clock)
+
+    def last(self) -> Task:
+        return self.journal.list_tasks(limit=1).tasks[0]
+
+    def event_names(self) -> list[str]:
+        return [event.name for event in self.journal.list_events(self.last().id)]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path / "state")
+    yield world
+    world.journal.close()
+
+
+def done(context: TaskContext) -> Mapping[str, object]:
+    return {"attempt": context.task.attempt, "resumed": context.is_resumed}
+
+
+def interrupted(context: TaskContext) -> Mapping[str, object]:
+    raise KeyboardInterrupt
+
+
+def test_work_that_returns_is_completed_with_its_result(world: World) -> None:
+    task = world.runner.run(KIND, "/t", {"a": 1}, done)
+    assert task.state is TaskState.COMPLETED
+    assert task.result == {"attempt": 1, "resumed": False}
+    assert task == world.journal.get(task.id)
+    assert world.event_names() == ["created", "started", "completed"]
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (CapacityError("full", code="disk-full", advice="free some", path=b"/x"), "failed"),
+        (ValueError("odd"), "failed"),
+        (CancelledError("stop", code="stopped"), "interrupted"),
+        (KeyboardInterrupt(), "interrupted"),
+        (SystemExit(1), "interrupted"),
+    ],
+)
+def test_work_that_raises_is_recorded_and_raised_on(
+    world: World, error: BaseException, state: str
+) -> None:
+    def work(context: TaskContext) -> Mapping[str, object]:
+        context.progress(entries_done=1, bytes_done=1)
+        context.progress(entries_done=2, bytes_done=9)  # Not yet written when the work ends.
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        world.runner.run(KIND, "/t", {}, work)
+    assert caught.value is error
+    task = world.last()
+    assert task.state == state
+    assert task.progress.bytes_done == 9
+    assert (task.ended_ns is None) == (state == "interrupted")
+    if isinstance(error, CapacityError):
+        assert task.error == error.as_problem()
+    if isinstance(error, ValueError):
+        assert task.error is not None
+        assert task.error["code"] == "internal"
+
+
+@pytest.mark.parametrize("result", [{"a": object()}, {"a": "x" * 70_000}])
+def test_a_result_that_cannot_be_kept_fails_the_task(
+    world: World, result: Mapping[str, object]
+) -> None:
+    with pytest.raises(InvalidRequestError):
+        world.runner.run(KIND, "/t", {}, lambda _: result)
+    assert world.last().state is TaskState.FAILED
+
+
+def test_an_interrupted_task_goes_on_with_the_same_request_only(world: World) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        world.runner.run(KIND, "/t", {"a": 1}, interrupted)
+    first = world.last()
+    task = world.runner.run(KIND, "/t", {"a": 1}, done)
+    assert task.id == first.id
+    assert task.result == {"attempt": 2, "resumed": True}
+
+    with pytest.raises(KeyboardInterrupt):
+        world.runner.run(KIND, "/t", {"a": 1}, interrupted)
+    second = world.last()
+    third = world.runner.run(KIND, "/t", {"a": 2}, done)
+    assert third.attempt == 1
+    superseded = world.journal.get(second.id)
+    assert superseded.error is not None
+    assert superseded.error["code"] == "superseded"
+
+
+def test_a_failed_task_is_not_resumed_but_done_anew(world: World) -> None:
+    with pytest.raises(ZeroDivisionError):
+        world.runner.run(KIND, "/t", {}, lambda _: {"a": 1 // 0})
+    failed = world.last()
+    assert world.runner.run(KIND, "/t", {}, done).id != failed.id
+    assert world.journal.get(failed.id) == failed
+
+
+def test_a_second_run_on_the_subject_is_busy_and_names_the_first(world: World) -> None:
+    """Invariant 1 of runner.py, within one process."""
+
+    def work(context: TaskContext) -> Mapping[str, object]:
+        with pytest.raises(ConflictError) as caught:
+            world.runner.run("files.verify", "/t", {}, done)
+        assert caught.value.code == "busy"
+        assert caught.value.context["task_id"] == context.task.id
+        assert context.task.id in caught.value.advice
+        return {"other": world.runner.run(KIND, "/other", {}, done).state}
+
+    assert world.runner.run(KIND, "/t", {}, work).result == {"other": "completed"}
+    world.runner.run(KIND, "/t", {}, done)
+
+
+def test_busy_before_the_owner_has_written_anything(world: World) -> None:
+    world.runner.run(KIND, "/t", {}, done)
+    (lock,) = (world.path / "locks").iterdir()
+    descriptor = os.open(lock, os.O_RDWR)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with pytest.raises(ConflictError) as caught:
+        world.runner.run(KIND, "/t", {}, done)
+    os.close(descriptor)
+    assert (caught.value.code, caught.value.context["task_id"]) == ("busy", None)
+    assert world.runner.run(KIND, "/t", {}, done).state is TaskState.COMPLETED
+
+
+def test_a_cancelled_task_stops_at_its_next_written_progress(world: World) -> None:
+    steps: list[int] = []
+
+    def work(context: TaskContext) -> Mapping[str, object]:
+        for step in range(100):
+            steps.append(step)
+            if step == 10:
+                world.journal.request_cancel(context.task.id)
+            context.progress(entries_done=step, bytes_done=step)
+            world.clock.sleep(0.1)
+        return {}
+
+    with pytest.raises(CancelledError) as caught:
+        world.runner.run(KIND, "/t", {}, work)
+    assert caught.value.code == "cancelled"
+    assert world.last().state is TaskState.CANCELLED
+    assert 10 <= steps[-1] <= 20
+    assert world.runner.run(KIND, "/t", {}, done).attempt == 1
+
+
+def test_ctrl_c_after_a_wish_to_cancel_is_a_cancellation(world: World) -> None:
+    def work(context: TaskContext) -> Mapping[str, object]:
+        world.journal.request_cancel(context.task.id)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        world.runner.run(KIND, "/t", {}, work)
+    assert world.last().state is TaskState.CANCELLED
+
+
+def test_work_done_in_spite_of_a_wish_to_cancel_is_completed(world: World) -> None:
+    def work(context: TaskContext) -> Mapping[str, object]:
+        world.journal.request_cancel(context.task.id)
+        return {}
+
+    assert world.runner.run(KIND, "/t", {}, work).state is TaskState.COMPLETED
+
+
+def test_progress_is_written_once_a_second_and_shown_ten_times(world: World) -> None:
+    shown: list[Progress] = []
+    written: set[Progress] = set()
+
+    def work(context: TaskContext) -> Mapping[str, object]:
+        for step in range(1, 1001):
+            context.progress(
+                entries_done=step, bytes_done=step * 100, entries_total=1000, bytes_total=100_000
+            )
+            if step % 50 == 0:
+                written.add(world.journal.get(context.task.id).progress)
+            world.clock.sleep(0.01)
+        return {}
+
+    task = world.runner.run(KIND, "/t", {}, work, listener=lambda task: shown.append(task.progress))
+    assert len(written) == 10
+    assert 100 <= len(shown) <= 102
+    assert shown[-1].rate_bytes_per_s == pytest.approx(10_000)
+    assert shown[50].eta_s == pytest.approx((100_000 - shown[50].bytes_done) / 10_000)
+    assert task.progress.bytes_done == 100_000
+    assert task.progress.eta_s == 0
+
+
+def test_a_stage_is_recorded_and_begins_its_progress_anew(world: World) -> None:
+    seen: list[tuple[str, int, float | None]] = []
+
+    def work(context: TaskContext) -> Mapping[str, object]:
+        for stage in ("copying", "verifying"):
+            context.enter(stage)
+            assert world.journal.get(context.task.id).stage == stage
+            for step in range(3):
+                context.progress(entries_done=0, bytes_done=step)
+                world.clock.sleep(1)
+        context.event("target-published", root="/t", count=2)
+        return {}
+
+    world.runner.run(
+        KIND,
+        "/t",
+        {},
+        work,
+        listener=lambda t: seen.append(
+            (t.stage, t.progress.bytes_done, t.progress.rate_bytes_per_s)
+        ),
+    )
+    assert seen[0] == ("", 0, None)
+    assert seen[5:8] == [("verifying", 0, None), ("verifying", 0, None), ("verifying", 1, 1.0)]
+    names = ["created", "started", "stage-entered", "stage-entered", "target-published"]
+    assert world.event_names() == [*names, "completed"]
+    assert world.journal.list_events(world.last().id)[4].data == {"root": "/t", "count": 2}
+
+
+def test_a_key_answers_with_its_ended_task_even_while_another_works(world: World) -> None:
+    first = world.runner.run(KIND, "/t", {}, done, idempotency_key="k")
+
+    def work(_: TaskContext) -> Mapping[str, object]:
+        return {"again": world.runner.run(KIND, "/t", {}, done, idempotency_key="k").id}
+
+    assert world.runner.run(KIND, "/t", {}, work).result == {"again": first.id}
+    with pytest.raises(ConflictError) as caught:
+        world.runner.run(KIND, "/t", {"b": 1}, done, idempotency_key="k")
+    assert caught.value.code == "idempotency-key-reused"
+
+
+def test_settle_leaves_the_living_alone(world: World) -> None:
+    world.journal.admit(KIND, "/dead", {})  # As if its process had been killed.
+    to_cancel = world.journal.admit(KIND, "/dead-and-unwanted", {})
+    world.journal.request_cancel(to_cancel.id)
+
+    def work(context: TaskContext) -> Mapping[str, object]:
+        settled = {task.subject: task.state.value for task in world.runner.settle()}
+        assert world.journal.get(context.task.id).state is TaskState.RUNNING
+        return settled
+
+    result = world.runner.run(KIND, "/living", {}, work).result
+    assert result == {"/dead": "interrupted", "/dead-and-unwanted": "cancelled"}
+    assert world.runner.settle() == ()
+
+
+def test_a_journal_that_refuses_does_not_hide_why_the_work_failed(world: World) -> None:
+    def work(context: TaskContext) -> Mapping[str, object]:
+        world.journal.stop(context.task.id)
+        world.journal.request_cancel(context.task.id)
+        raise CapacityError("the target is full", code="disk-full")
+
+    with pytest.raises(CapacityError) as caught:
+        world.runner.run(KIND, "/t", {}, work)
+    assert "journal" in caught.value.__notes__[0]
+
+
+def test_a_place_that_cannot_hold_locks_is_told(world: World) -> None:
+    (world.path / "file").write_text("x")
+    runner = Runner(world.journal, world.path / "file", world.clock)
+    with pytest.raises(StorageFailedError) as caught:
+        runner.run(KIND, "/t", {}, done)
+    assert caught.value.code == "lock-failed"
+    assert isinstance(caught.value, HoldfastError)
+    assert world.journal.list_tasks().tasks == ()
