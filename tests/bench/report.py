@@ -7,9 +7,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.bench.model import Result, Row, Spread
-
 from holdfast.cli.output import format_bytes
+from tests.bench.model import Result, Row, Spread
 
 _END = "<!-- bench end -->"
 

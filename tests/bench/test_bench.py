@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from tests.bench.__main__ import main, parse_arguments
 from tests.bench.data import make_dataset, measure_tree
 from tests.bench.measure import RunFailedError, run_script
