@@ -275,7 +275,7 @@ def _decode_entry(line: bytes) -> ManifestEntry:
 def _decode_name(members: dict[str, object], member: str) -> bytes:
     exact = members.get(f"{member}Base64")
     if exact is not None:
-        return b64decode(str(exact), validate=True)
+        return b64decode(str(exact))
     return str(members[member]).encode("utf-8")
 
 

@@ -18,7 +18,14 @@ from holdfast.proof.digests import Algorithm
 from holdfast.proof.document import ProofWriter, read_proof
 from holdfast.proof.manifest import ManifestEntry
 from holdfast.proof.signature import SigningKey
-from holdfast.proof.statement import Claims, VerificationClaim, VerificationMode
+from holdfast.proof.statement import (
+    Claims,
+    VerificationClaim,
+    VerificationMode,
+    canonical_json,
+    parse_statement,
+    statement_document,
+)
 
 KEY = SigningKey.from_seed(bytes(range(32)))
 CLAIMS = Claims(
@@ -81,6 +88,14 @@ def test_round_trip() -> None:
     assert statement.total_bytes == 4
     assert statement.root_digest == reader.tally.root_digest()
     assert reader.signature.public_key == KEY.public_key
+
+
+def test_statement_parses_from_its_own_encoding() -> None:
+    """Statement invariant 1."""
+    reader = read_proof(io.BytesIO(PROOF))
+    assert list(reader) == ENTRIES
+    encoded = canonical_json(statement_document(reader.statement))
+    assert parse_statement(json.loads(encoded)) == reader.statement
 
 
 def test_writer_returns_the_statement_a_reader_finds_and_the_same_chain_digest() -> None:
