@@ -241,6 +241,22 @@ class Pace(Protocol):
         ...
 
 
+class PaceControl(Pace, Protocol):
+    """The coordinator's end of a Pace."""
+
+    def moved_bytes(self) -> int:
+        """Return what all workers have moved so far."""
+        ...
+
+    def set_rate(self, rate_bytes_per_s: float | None) -> None:
+        """Change the limit now; None lifts it."""
+        ...
+
+    def stop(self) -> None:
+        """Have every worker raise CancelledError at its next block."""
+        ...
+
+
 class Workers(Protocol[ItemT, ResultT]):
     """Runs one function over many items, in this process or several, results as they come."""
 
@@ -251,4 +267,18 @@ class Workers(Protocol[ItemT, ResultT]):
             items: Drawn lazily; never more than twice as many as there are workers ahead.
             on_idle: Called about ten times a second while waiting.
         """
+        ...
+
+
+InT = TypeVar("InT")
+OutT = TypeVar("OutT")
+
+
+class StartWorkers(Protocol):
+    """Chooses workers for a piece of work: here for a little, in processes for more."""
+
+    def __call__(
+        self, function: Callable[[InT], OutT], *, entries: int, size_bytes: int
+    ) -> Workers[InT, OutT]:
+        """Return workers that run `function`."""
         ...

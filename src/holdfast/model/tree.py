@@ -7,6 +7,7 @@ The root itself is the empty path. Paths are ordered as bytes, everywhere.
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from hashlib import blake2b
 from typing import NamedTuple
 
 from holdfast.errors import InvalidRequestError
@@ -76,6 +77,17 @@ class Metadata:
     uid: int
     gid: int
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
+
+
+def digest_xattrs(xattrs: dict[bytes, bytes]) -> bytes:
+    """Return a short digest of extended attributes for comparing; empty for none."""
+    if not xattrs:
+        return b""
+    digest = blake2b(digest_size=16)
+    for name in sorted(xattrs):
+        value = xattrs[name]
+        digest.update(b"%d:%d:" % (len(name), len(value)) + name + value)
+    return digest.digest()
 
 
 class MetadataLoss(StrEnum):

@@ -62,7 +62,7 @@ class ProcessWorkers(Generic[ItemT, ResultT]):
         try:
             for item in items:
                 pending.add(pool.submit(_run_one, item))
-                if len(pending) > 2 * self._jobs:
+                while len(pending) > 2 * self._jobs:
                     yield from self._drain(pending, on_idle)
             while pending:
                 yield from self._drain(pending, on_idle)
@@ -88,13 +88,13 @@ class ProcessWorkers(Generic[ItemT, ResultT]):
             yield future.result()
 
 
-_function: Callable[[Any], Any]
+_installed: list[Callable[[Any], Any]] = []
+"""In a worker: the one function it runs, inherited by fork instead of pickled with each item."""
 
 
 def _become_worker(
     function: Callable[[Any], Any], pace: SharedPace, slots: "Synchronized[int]"
 ) -> None:
-    global _function
     die_with_parent()
     # Ctrl-C goes to the whole group; the coordinator hears it and stops us between two blocks.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -102,8 +102,8 @@ def _become_worker(
     with slots.get_lock():
         slots.value += 1
         pace.use_slot(slots.value)
-    _function = function
+    _installed[:] = [function]
 
 
 def _run_one(item: Any) -> Any:
-    return _function(item)
+    return _installed[0](item)

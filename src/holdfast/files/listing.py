@@ -1,0 +1,182 @@
+"""Walks a tree as a stream of entries in the order of raw path bytes, and joins such streams.
+
+Memory is bounded by the names of the directories on the way to the current entry, never by the
+tree. What vanishes during the walk is left out; what cannot be listed is told and left out.
+
+The order is that of whole paths as bytes, not of a depth-first walk: `a`, `a-b`, `a/x`. A directory
+therefore stands twice in its parent's sorted names: as `a`, where its entry is due, and as `a/`,
+where its contents are.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import pathspec
+
+from holdfast.errors import (
+    CapacityError,
+    HoldfastError,
+    InvalidRequestError,
+    NotFoundError,
+    StateError,
+)
+from holdfast.model.limits import DIRECTORY_DEPTH_MAX, PATH_BYTES_MAX
+from holdfast.model.tree import (
+    ROOT_PATH,
+    SIDE_DIRECTORY,
+    FileKind,
+    Stat,
+    display_path,
+    join_path,
+)
+from holdfast.ports import ReadableDirectory
+
+
+class Listed(NamedTuple):
+    """One entry of a listing."""
+
+    path: bytes
+    stat: Stat
+
+
+class Exclusions:
+    """Which paths take no part, by patterns as in .gitignore."""
+
+    def __init__(self, patterns: tuple[str, ...]) -> None:
+        """Compile patterns; InvalidRequestError (`bad-pattern`) for one that cannot be."""
+        self.patterns = patterns
+        try:
+            self._spec = pathspec.GitIgnoreSpec.from_lines(patterns) if patterns else None
+        except (ValueError, TypeError) as error:
+            raise InvalidRequestError(
+                f"cannot use an exclude pattern: {error}",
+                code="bad-pattern",
+                advice="patterns are those of .gitignore, relative to the root",
+            ) from error
+
+    def match(self, path: bytes, *, is_directory: bool) -> bool:
+        """Say whether an entry takes no part. What lies below an excluded directory does not."""
+        if self._spec is None:
+            return False
+        text = path.decode("utf-8", "surrogateescape")
+        return self._spec.match_file(text + "/" if is_directory else text)
+
+
+@dataclass(slots=True, kw_only=True)
+class Walk:
+    """One walk over a tree: iterate it once, then read what it met on the way."""
+
+    directory: ReadableDirectory
+    exclusions: Exclusions
+    on_failure: Callable[[bytes, HoldfastError], None]
+    on_excluded: Callable[[bytes], None] = field(default=lambda _: None)
+    excluded: int = 0
+    failures: int = 0
+
+    def __iter__(self) -> Iterator[Listed]:
+        """Yield the entries below the root, which itself is none of them."""
+        root_keys = self._keys(ROOT_PATH)
+        stack = [(ROOT_PATH, root_keys, iter(root_keys))]
+        stat = self.directory.stat
+        while stack:
+            parent, keys, rest = stack[-1]
+            key = next(rest, None)
+            if key is None:
+                stack.pop()
+                continue
+            path = join_path(parent, key)
+            if key.endswith(b"/"):
+                path = path[:-1]
+                if self._may_enter(path, len(stack)):
+                    below = self._keys(path)
+                    stack.append((path, below, iter(below)))
+                continue
+            try:
+                found = stat(path)
+            except NotFoundError:
+                continue
+            except HoldfastError as error:
+                self._fail(path, error)
+                continue
+            if found.kind is FileKind.DIRECTORY and not _holds(keys, key + b"/"):
+                # Its contents will not be listed, so they must not be taken for absent.
+                self._fail(path, _became_directory(path))
+                continue
+            yield Listed(path, found)
+
+    def _keys(self, path: bytes) -> list[bytes]:
+        """Return the sorted names of a directory, subdirectories also with a slash."""
+        try:
+            names = self.directory.list_names(path)
+        except NotFoundError:
+            if path != ROOT_PATH:
+                return []
+            raise
+        except HoldfastError as error:
+            self._fail(path, error)
+            return []
+        keys = []
+        for name, is_directory in names:
+            if path == ROOT_PATH and name == SIDE_DIRECTORY:
+                continue
+            full = join_path(path, name)
+            if self.exclusions.match(full, is_directory=is_directory):
+                self.excluded += 1
+                self.on_excluded(full)
+                continue
+            keys.append(name)
+            if is_directory:
+                keys.append(name + b"/")
+        keys.sort()
+        return keys
+
+    def _may_enter(self, path: bytes, depth: int) -> bool:
+        if depth < DIRECTORY_DEPTH_MAX and len(path) < PATH_BYTES_MAX:
+            return True
+        self._fail(
+            path,
+            CapacityError(
+                f"{display_path(path[:80])}...: nested too deeply",
+                code="path-too-long",
+                advice=f"at most {PATH_BYTES_MAX} bytes of path can be copied",
+            ),
+        )
+        return False
+
+    def _fail(self, path: bytes, error: HoldfastError) -> None:
+        self.failures += 1
+        self.on_failure(path, error)
+
+
+def _holds(keys: list[bytes], key: bytes) -> bool:
+    at = bisect_left(keys, key)
+    return at < len(keys) and keys[at] == key
+
+
+def _became_directory(path: bytes) -> StateError:
+    return StateError(
+        f"{display_path(path)}: became a directory while it was listed",
+        code="changed-while-listing",
+        advice="run it again",
+        path=path,
+    )
+
+
+def join_listings(
+    source: Iterator[Listed], target: Iterator[Listed]
+) -> Iterator[tuple[bytes, Stat | None, Stat | None]]:
+    """Merge two listings in path order into (path, source or None, target or None)."""
+    left, right = next(source, None), next(target, None)
+    while left is not None or right is not None:
+        if right is None or (left is not None and left.path < right.path):
+            assert left is not None
+            yield left.path, left.stat, None
+            left = next(source, None)
+        elif left is None or right.path < left.path:
+            yield right.path, None, right.stat
+            right = next(target, None)
+        else:
+            yield left.path, left.stat, right.stat
+            left, right = next(source, None), next(target, None)

@@ -1,0 +1,226 @@
+"""Makes the plan of a copy: joins both listings, asks the rules, and stores what is to be done.
+
+Touches neither tree. Memory is that of the two walks; the plan goes to the ledger in pages.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from holdfast.errors import HoldfastError, NotFoundError
+from holdfast.files.ledger import Known, Ledger
+from holdfast.files.listing import Exclusions, Listed, Walk, join_listings
+from holdfast.files.model import (
+    Action,
+    CopyOptions,
+    Decision,
+    Fidelity,
+    Finding,
+    PlanItem,
+    PlanSummary,
+    Reason,
+)
+from holdfast.files.rules import decide, decide_follower, is_trusted
+from holdfast.model.tree import FileKind, Stat, parent_of, signature_of
+from holdfast.ports import ReadableDirectory
+
+_PAGE_ROWS = 4096
+
+
+@dataclass(slots=True, kw_only=True)
+class Planner:
+    """Plans one copy from `source` to `target`, which may not exist yet."""
+
+    source: ReadableDirectory
+    target: ReadableDirectory | None
+    ledger: Ledger
+    options: CopyOptions
+    fidelity: Fidelity
+    on_progress: Callable[[int, int], None]
+    """Called now and then with entries and bytes seen at the source."""
+    listing_findings: list[Finding] = field(default_factory=list)
+    """The first thousand parts of the source that could not be listed."""
+    _counts: Counter[Action] = field(default_factory=Counter)
+    _fetch_bytes: int = 0
+    _source_entries: int = 0
+    _source_bytes: int = 0
+    _target_entries: int = 0
+    _number: int = 0
+    _displaced: tuple[bytes, int] | None = None
+    """A target directory in the way of something else, with a slash, and its row."""
+    _has_links: bool = False
+    _page: list[PlanItem] = field(default_factory=list)
+    _touched: list[bytes] = field(default_factory=list)
+
+    def make(self) -> PlanSummary:
+        """Store the plan in the ledger, replacing the one before, and return it in figures."""
+        exclusions = Exclusions(self.options.exclude)
+        source = Walk(directory=self.source, exclusions=exclusions, on_failure=self._on_failure)
+        target = None
+        if self.target is not None:
+            target = Walk(
+                directory=self.target,
+                exclusions=exclusions,
+                on_failure=self._on_failure,
+                on_excluded=self._on_excluded,
+            )
+        with self.ledger.transaction():
+            self.ledger.plan.clear()
+            for path, left, right, known in self._rows(source, target):
+                self._plan_one(path, left, right, known)
+            self._store_page()
+            if self._has_links:
+                self.ledger.plan.index_paths()
+        return PlanSummary(
+            counts=dict(self._counts),
+            fetch_bytes=self._fetch_bytes,
+            source_entries=self._source_entries,
+            source_bytes=self._source_bytes,
+            target_entries=self._target_entries,
+            excluded=source.excluded,
+            listing_failures=source.failures + (target.failures if target else 0),
+        )
+
+    def _rows(
+        self, source: Walk, target: Walk | None
+    ) -> Iterator[tuple[bytes, Stat | None, Stat | None, Known | None]]:
+        right: Iterator[Listed] = iter(target) if target is not None else iter(())
+        return with_known(join_listings(iter(source), right), self.ledger.entries.all())
+
+    def _plan_one(
+        self, path: bytes, source: Stat | None, target: Stat | None, known: Known | None
+    ) -> None:
+        if target is not None:
+            self._target_entries += 1
+        if source is not None:
+            self._source_entries += 1
+            self._source_bytes += source.size_bytes if source.kind is FileKind.FILE else 0
+            if not self._source_entries % 1024:
+                self.on_progress(self._source_entries, self._source_bytes)
+        if source is None and self._displaced and path.startswith(self._displaced[0]):
+            # It goes to the quarantine with the directory it is in; it counts, but has no row.
+            self._counts[Action.DELETE] += 1
+            return
+        decision = self._decide(path, source, target, known)
+        leader = None
+        if source is not None and source.kind is FileKind.FILE and source.links_count > 1:
+            decision, leader = self._decide_link(path, source, target, decision)
+        self._counts[decision.action] += 1
+        if decision.action is not Action.KEEP:
+            self._add(path, source or target, decision, leader)
+
+    def _decide(
+        self, path: bytes, source: Stat | None, target: Stat | None, known: Known | None
+    ) -> Decision:
+        same_link = True
+        if source and target and source.kind is target.kind is FileKind.SYMLINK:
+            same_link = self._links_equal(path)
+        decision = decide(
+            source,
+            target,
+            delete=self.options.delete,
+            same_link=same_link,
+            fidelity=self.fidelity,
+        )
+        if decision.reason is Reason.SAME and source and self._xattrs_differ(path, source, known):
+            return Decision(Action.SET_METADATA, Reason.METADATA)
+        return decision
+
+    def _xattrs_differ(self, path: bytes, source: Stat, known: Known | None) -> bool:
+        if not self.fidelity.xattrs or source.kind is FileKind.SYMLINK or self.target is None:
+            return False
+        if known is not None and is_trusted(known.source, signature_of(source)):
+            return False  # Setting an attribute moves ctime, and ctime has not moved.
+        try:
+            return self.source.xattrs(path) != self.target.xattrs(path)
+        except HoldfastError:
+            return False  # It is on the move; the transfer or the verification will tell.
+
+    def _links_equal(self, path: bytes) -> bool:
+        assert self.target is not None
+        try:
+            return self.source.read_link(path) == self.target.read_link(path)
+        except HoldfastError:
+            return False
+
+    def _decide_link(
+        self, path: bytes, source: Stat, target: Stat | None, own: Decision
+    ) -> tuple[Decision, bytes | None]:
+        """Plan one name of a hard link group: the first is copied, the others are linked to it."""
+        first = self.ledger.plan.first_link(source.device, source.inode)
+        inode = target.inode if target is not None and target.kind is FileKind.FILE else None
+        if first is None:
+            self.ledger.plan.add_link(source.device, source.inode, path, own.action, inode)
+            return own, None
+        self._has_links = True
+        leader, action, leader_inode = first
+        same_inode = inode is not None and inode == leader_inode
+        return decide_follower(action, same_inode=same_inode, own=own), leader
+
+    def _add(
+        self, path: bytes, stat: Stat | None, decision: Decision, leader: bytes | None
+    ) -> None:
+        assert stat is not None
+        number = self._number
+        self._number += 1
+        if decision.displaces is FileKind.DIRECTORY:
+            self._displaced = (path + b"/", number)
+        size_bytes = 0
+        if decision.action in (Action.FETCH, Action.MAKE_SYMLINK):
+            size_bytes = stat.size_bytes
+            self._fetch_bytes += min(size_bytes, stat.allocated_bytes + 4096)
+        self._page.append(
+            PlanItem(
+                number,
+                path,
+                decision.action,
+                decision.reason,
+                stat.kind,
+                size_bytes,
+                leader,
+                decision.displaces,
+            )
+        )
+        self._note_touched(path, stat.kind, decision.action)
+        if len(self._page) >= _PAGE_ROWS:
+            self._store_page()
+
+    def _note_touched(self, path: bytes, kind: FileKind, action: Action) -> None:
+        """Note the directories whose times the work will move."""
+        if action in (Action.SKIP, Action.REFUSE):
+            return
+        if kind is FileKind.DIRECTORY and action is not Action.DELETE:
+            self._touched.append(path)
+        parent = parent_of(path)
+        if action is not Action.SET_METADATA and (not self._touched or self._touched[-1] != parent):
+            self._touched.append(parent)
+
+    def _store_page(self) -> None:
+        self.ledger.plan.add(self._page)
+        self.ledger.plan.touch(self._touched)
+        self._page.clear()
+        self._touched.clear()
+
+    def _on_failure(self, path: bytes, error: HoldfastError) -> None:
+        if isinstance(error, NotFoundError) and error.code == "no-root":
+            raise error
+        if len(self.listing_findings) < 1000:
+            self.listing_findings.append(Finding(path, error.kind, error.message))
+
+    def _on_excluded(self, path: bytes) -> None:
+        """An excluded entry inside a directory that would go must not go with it."""
+        if self._displaced and path.startswith(self._displaced[0]):
+            self._store_page()
+            self.ledger.plan.refuse(self._displaced[1])
+            self._counts[Action.REFUSE] += 1
+
+
+def with_known(
+    pairs: Iterator[tuple[bytes, Stat | None, Stat | None]], known: Iterator[Known]
+) -> Iterator[tuple[bytes, Stat | None, Stat | None, Known | None]]:
+    """Add to each joined pair what the ledger remembers of it; all three are in path order."""
+    row = next(known, None)
+    for path, source, target in pairs:
+        while row is not None and row.path < path:
+            row = next(known, None)
+        yield path, source, target, row if row is not None and row.path == path else None

@@ -1,0 +1,398 @@
+"""Settles batches of entries at the target: bytes and digest in one pass, durable, then named.
+
+Runs in worker processes; decides nothing about which entries. Order of writes for a batch, and what
+each crash between them leaves:
+
+1. Each entry's content and metadata go into a partial file in the side directory. A crash leaves
+   partial files, which no listing shows; the next run overwrites or goes on with them.
+2. The contents are flushed: file by file for a few, the whole file system for many.
+3. Each partial is renamed onto its final name, old content being readable until then. A crash
+   leaves some old and some new files, every one whole, for the new were flushed before.
+4. The directories are flushed. Only now the outcome `settled` is reported.
+
+Invariants:
+1. Under a final name stands either what stood there before or a whole new file, at any moment.
+2. A file whose size, times or inode moved while it was read is never named: its outcome is CHANGED.
+3. After a failed flush the partial files of the batch are removed and made anew by a later run;
+   they are never flushed again, for the kernel may have forgotten what it could not write.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from holdfast.errors import (
+    CancelledError,
+    ConflictError,
+    HoldfastError,
+    NotFoundError,
+    StorageFailedError,
+)
+from holdfast.files.model import CopyOutcome, PlanItem, SettleResult
+from holdfast.files.rules import attempts_for, is_racy
+from holdfast.model.limits import BLOCK_BYTES, FILE_BYTES_LARGE, FLUSH_EACH_MAX, WINDOW_BYTES
+from holdfast.model.tree import (
+    ROOT_PATH,
+    SIDE_DIRECTORY,
+    FileKind,
+    Metadata,
+    Signature,
+    Stat,
+    digest_xattrs,
+    join_path,
+    parent_of,
+    signature_of,
+)
+from holdfast.ports import Clock, Directory, Pace, ReadableDirectory, ReadableFile, WritableFile
+from holdfast.proof.digests import Algorithm, Digest, digest_of, new_digest
+
+PARTIAL_DIRECTORY = join_path(SIDE_DIRECTORY, b"partial")
+QUARANTINE_DIRECTORY = join_path(SIDE_DIRECTORY, b"quarantine")
+
+_ZEROS = bytes(BLOCK_BYTES)
+_RETRY_AFTER_S = 0.05
+
+
+def partial_path(path: bytes) -> bytes:
+    """Return where the partial file of an entry is: always the same, so that it is found again."""
+    return join_path(PARTIAL_DIRECTORY, hashlib.blake2b(path, digest_size=16).hexdigest().encode())
+
+
+class _Content(NamedTuple):
+    """What was read of one entry, and what was written of it."""
+
+    stat: Stat
+    digest: bytes | None
+    xattrs: bytes
+    written_bytes: int
+    losses: tuple[str, ...]
+
+
+class _Staged(NamedTuple):
+    """An entry whose partial file is complete and not yet durable."""
+
+    item: PlanItem
+    content: _Content
+    signature: Signature | None
+    partial: WritableFile | None
+    """Open only where it will be flushed by itself."""
+
+
+class _ChangedError(Exception):
+    """The entry moved while it was read."""
+
+
+class _VanishedError(Exception):
+    """The entry left the source after it was listed."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Transfer:
+    """Settles batches from one tree to another; one in each worker process."""
+
+    source: ReadableDirectory
+    target: Directory
+    algorithm: Algorithm
+    pace: Pace
+    clock: Clock
+    quarantine: bytes
+    """Path of this task's quarantine at the target."""
+    _buffers: tuple[memoryview, memoryview] | None = None
+
+    def settle(self, batch: tuple[PlanItem, ...]) -> list[SettleResult]:
+        """Settle a batch of FETCH and MAKE_SYMLINK items; every item ends in one result.
+
+        When this returns, every entry whose outcome is SETTLED survives loss of power.
+
+        Raises:
+            CancelledError: Asked to stop. Nothing of this batch is named; partial files of large
+                entries stay for the next run.
+            CapacityError: `disk-full`: the target is. The rest would fail too.
+        """
+        results: list[SettleResult] = []
+        staged: list[_Staged] = []
+        flush_each = len(batch) <= FLUSH_EACH_MAX
+        for item in batch:
+            try:
+                staged.append(self._stage(item, keep_open=flush_each))
+            except CancelledError:
+                self._discard([item, *(each.item for each in staged)], staged)
+                raise
+            except _ChangedError:
+                results.append(no_result(item, CopyOutcome.CHANGED, "changed while it was read"))
+            except _VanishedError:
+                results.append(no_result(item, CopyOutcome.VANISHED, "left the source meanwhile"))
+            except HoldfastError as error:
+                if error.code == "disk-full":
+                    self._discard([item, *(each.item for each in staged)], staged)
+                    raise
+                results.append(failed_result(item, error))
+        try:
+            self._flush(staged, flush_each=flush_each)
+        except StorageFailedError as error:
+            self._discard([each.item for each in staged], staged, keep_large=False)
+            return results + [failed_result(each.item, error) for each in staged]
+        return results + self._publish(staged)
+
+    def _stage(self, item: PlanItem, *, keep_open: bool) -> _Staged:
+        """Make one partial file, reading again while the source changes."""
+        if item.kind is FileKind.SYMLINK:
+            return _Staged(item, self._stage_symlink(item.path), None, None)
+        for attempt in range(attempts_for(item.size_bytes)):
+            if attempt:
+                self.clock.sleep(_RETRY_AFTER_S * 2**attempt)
+            observed_ns = self.clock.now_ns()
+            try:
+                reader = self.source.open_file(item.path)
+            except NotFoundError as error:
+                raise _VanishedError from error
+            except ConflictError as error:
+                raise _ChangedError from error  # Something that is no file stands there now.
+            try:
+                staged = self._stage_file(item, reader, observed_ns, keep_open=keep_open)
+            finally:
+                reader.close()
+            if staged is not None:
+                return staged
+        raise _ChangedError
+
+    def _stage_file(
+        self, item: PlanItem, reader: ReadableFile, observed_ns: int, *, keep_open: bool
+    ) -> _Staged | None:
+        """Copy one open file into its partial; None if it changed meanwhile."""
+        before = reader.stat()
+        is_large = before.size_bytes >= FILE_BYTES_LARGE
+        writer = self.target.create_file(partial_path(item.path), resume=is_large)
+        keep = False
+        try:
+            if before.size_bytes <= BLOCK_BYTES and before.allocated_bytes >= before.size_bytes:
+                digest, written = self._copy_small(reader, writer, before.size_bytes)
+            else:
+                digest, written = self._copy_large(reader, writer, before)
+            if signature_of(reader.stat()) != signature_of(before):
+                return None
+            xattrs = reader.xattrs()
+            losses = writer.set_metadata(metadata_of(before, xattrs))
+            content = _Content(before, digest, digest_xattrs(xattrs), written, tuple(losses))
+            signature = None if is_racy(signature_of(before), observed_ns) else signature_of(before)
+            keep = keep_open
+            return _Staged(item, content, signature, writer if keep_open else None)
+        finally:
+            if not keep:
+                writer.close()
+
+    def _copy_small(
+        self, reader: ReadableFile, writer: WritableFile, size_bytes: int
+    ) -> tuple[bytes, int]:
+        self.pace.take(size_bytes)
+        block = self._block(0)[:size_bytes]
+        done = reader.read_into(block, 0) if size_bytes else 0
+        data = block[:done]
+        if done:
+            writer.write_at(data, 0)
+        self.pace.moved(done)
+        return digest_of(self.algorithm, data), done
+
+    def _copy_large(
+        self, reader: ReadableFile, writer: WritableFile, stat: Stat
+    ) -> tuple[bytes, int]:
+        """Copy data and leave holes, going on after what an earlier run left in the partial.
+
+        What is there already is compared with the source block by block, never trusted: the digest
+        is of the source's bytes, and only blocks that differ are written.
+        """
+        digest = new_digest(self.algorithm)
+        size_bytes = stat.size_bytes
+        present_bytes = min(writer.size_bytes(), size_bytes)
+        written = position = flushed = 0
+        for start, end in reader.data_extents(size_bytes):
+            self._skip_hole(digest, writer, position, start, present_bytes)
+            position = start
+            while position < end:
+                block = self._block(0)[: min(BLOCK_BYTES, end - position)]
+                self.pace.take(len(block))
+                done = reader.read_into(block, position)
+                if not done:
+                    break
+                data = block[:done]
+                digest.update(data)
+                if not self._is_there(writer, data, position, present_bytes):
+                    writer.write_at(data, position)
+                    written += done
+                self.pace.moved(done)
+                position += done
+                if position - flushed >= WINDOW_BYTES:
+                    writer.start_writeback(flushed, position - flushed)
+                    flushed = position
+        self._skip_hole(digest, writer, position, size_bytes, present_bytes)
+        writer.truncate(size_bytes)
+        return digest.digest(), written
+
+    def _skip_hole(
+        self, digest: Digest, writer: WritableFile, start: int, end: int, present_bytes: int
+    ) -> None:
+        """Take zeros into the digest and make sure that the partial has none but zeros there."""
+        for offset in range(start, end, BLOCK_BYTES):
+            self.pace.take(0)
+            digest.update(memoryview(_ZEROS)[: end - offset])
+        if end > start:
+            self.pace.moved(end - start)
+            if start < present_bytes:
+                writer.punch(start, min(end, present_bytes))
+
+    def _is_there(
+        self, writer: WritableFile, data: memoryview, position: int, present_bytes: int
+    ) -> bool:
+        if position + len(data) > present_bytes:
+            return False
+        other = self._block(1)[: len(data)]
+        return writer.read_into(other, position) == len(data) and other == data
+
+    def _stage_symlink(self, path: bytes) -> _Content:
+        try:
+            stat = self.source.stat(path)
+            target = self.source.read_link(path)
+        except NotFoundError as error:
+            raise _VanishedError from error
+        except ConflictError as error:
+            raise _ChangedError from error
+        partial = partial_path(path)
+        remove_if_there(self.target, partial)
+        losses = self.target.make_symlink(partial, target, metadata_of(stat, {}))
+        return _Content(stat, None, b"", len(target), tuple(losses))
+
+    def _flush(self, staged: list[_Staged], *, flush_each: bool) -> None:
+        if not staged:
+            return
+        if not flush_each or any(each.partial is None for each in staged):
+            self.target.flush_all()
+        for each in staged:
+            if each.partial is not None:
+                each.partial.flush()
+                each.partial.close()
+
+    def _publish(self, staged: list[_Staged]) -> list[SettleResult]:
+        """Name what is durable, then make the names durable."""
+        results: list[SettleResult] = []
+        named: list[_Staged] = []
+        for each in staged:
+            try:
+                if each.item.displaces is not None:
+                    displace(self.target, each.item.path, self.quarantine, flush=True)
+                self.target.rename(partial_path(each.item.path), each.item.path)
+                named.append(each)
+            except HoldfastError as error:
+                remove_if_there(self.target, partial_path(each.item.path))
+                results.append(failed_result(each.item, error))
+        try:
+            flush_directories(self.target, {parent_of(each.item.path) for each in named})
+        except StorageFailedError as error:
+            return results + [failed_result(each.item, error) for each in named]
+        return results + [_settled(each) for each in named]
+
+    def _discard(
+        self, items: list[PlanItem], staged: list[_Staged], *, keep_large: bool = True
+    ) -> None:
+        """Remove partial files, but for large ones a later run can go on with."""
+        for each in staged:
+            if each.partial is not None:
+                each.partial.close()
+        for item in items:
+            if not (keep_large and item.size_bytes >= FILE_BYTES_LARGE):
+                remove_if_there(self.target, partial_path(item.path))
+
+    def _block(self, which: int) -> memoryview:
+        if self._buffers is None:
+            self._buffers = (memoryview(bytearray(BLOCK_BYTES)), memoryview(bytearray(BLOCK_BYTES)))
+        return self._buffers[which]
+
+
+def metadata_of(stat: Stat, xattrs: dict[bytes, bytes]) -> Metadata:
+    """Return what a copy of this entry is to have."""
+    return Metadata(
+        mode=stat.mode, mtime_ns=stat.mtime_ns, uid=stat.uid, gid=stat.gid, xattrs=xattrs
+    )
+
+
+def remove_if_there(target: Directory, path: bytes) -> None:
+    """Remove anything but a directory, if it is there."""
+    try:
+        target.remove_file(path)
+    except NotFoundError:
+        pass
+
+
+def make_directories(target: Directory, path: bytes) -> None:
+    """Make a directory and those above it, as far as they are missing."""
+    if path == ROOT_PATH:
+        return
+    try:
+        target.make_directory(path)
+    except NotFoundError:
+        make_directories(target, parent_of(path))
+        target.make_directory(path)
+    except ConflictError as error:
+        if error.code != "exists":
+            raise
+
+
+def displace(target: Directory, path: bytes, quarantine: bytes, *, flush: bool) -> None:
+    """Move what stands at `path` into the quarantine, under the same relative path.
+
+    An entry that an earlier attempt already put there is kept under a numbered name beside it.
+    Flushed where something else is to take the name next: or loss of power might keep the new and
+    forget where the old one went.
+    """
+    place = join_path(quarantine, path)
+    make_directories(target, parent_of(place))
+    number = 0
+    while _stands(target, place):
+        number += 1
+        place = join_path(quarantine, path + b".%d" % number)
+    try:
+        target.rename(path, place)
+    except NotFoundError:
+        return
+    if flush:
+        target.flush_directory(parent_of(place))
+
+
+def _stands(target: Directory, path: bytes) -> bool:
+    try:
+        target.stat(path)
+    except NotFoundError:
+        return False
+    return True
+
+
+def flush_directories(target: Directory, paths: set[bytes]) -> None:
+    """Make the names in these directories durable."""
+    if len(paths) > FLUSH_EACH_MAX:
+        target.flush_all()
+        return
+    for path in paths:
+        target.flush_directory(path)
+
+
+def failed_result(item: PlanItem, error: HoldfastError) -> SettleResult:
+    """Return the result of an item that could not be settled."""
+    return no_result(item, CopyOutcome.FAILED, error.message)._replace(error_kind=error.kind)
+
+
+def no_result(item: PlanItem, outcome: CopyOutcome, detail: str = "") -> SettleResult:
+    """Return the result of an item for which nothing was read."""
+    return SettleResult(
+        item.number, item.path, outcome, detail, "", item.size_bytes, 0, None, None, b"", ()
+    )
+
+
+def _settled(each: _Staged) -> SettleResult:
+    content = each.content
+    return no_result(each.item, CopyOutcome.SETTLED)._replace(
+        size_bytes=content.stat.size_bytes,
+        written_bytes=content.written_bytes,
+        signature=each.signature,
+        digest=content.digest,
+        xattrs=content.xattrs,
+        losses=content.losses,
+    )
