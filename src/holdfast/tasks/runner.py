@@ -54,12 +54,17 @@ class TaskContext:
         self._clock = clock
         self._listener = listener
         self._samples: tuple[Sample, ...] = ()
+        # What was told and not yet looked at: a call that nobody sees costs next to nothing.
+        self._told: tuple[int, int | None, int, int | None] | None = None
         self._persisted_ns: int | None = None
         self._listened_ns: int | None = None
 
     @property
     def task(self) -> Task:
-        """The task as last known here."""
+        """The task as last known here, with the progress told last."""
+        if self._told is not None:
+            self._task = replace(self._task, progress=self._measure(*self._told))
+            self._told = None
         return self._task
 
     @property
@@ -71,7 +76,7 @@ class TaskContext:
         """Record that a stage begins; its progress and rate count from nothing."""
         self._task = replace(self._journal.enter_stage(self._task.id, stage), progress=Progress())
         self._samples = ()
-        self._persisted_ns = None
+        self._told = self._persisted_ns = self._listened_ns = None
         self._listener(self._task)
 
     def event(self, name: str, /, **data: object) -> None:
@@ -91,10 +96,29 @@ class TaskContext:
         Raises:
             CancelledError: Someone asked for the task to stop; seen at most PERSIST_NS late.
         """
+        self._told = (entries_done, entries_total, bytes_done, bytes_total)
         now_ns = self._clock.monotonic_ns()
-        self._samples = add_sample(self._samples, Sample(now_ns, bytes_done))
+        if self._listened_ns is not None and now_ns - self._listened_ns < LISTEN_NS:
+            return
+        self._listened_ns = now_ns
+        self._listener(self.task)
+        if self._persisted_ns is None or now_ns - self._persisted_ns >= PERSIST_NS:
+            self._persisted_ns = now_ns
+            self._task = self._journal.record_progress(self._task.id, self._task.progress)
+            if self._task.cancel_requested:
+                raise CancelledError(
+                    f"{self._task.id} was cancelled",
+                    code="cancelled",
+                    advice="what was done stays; run the same command to go on from there",
+                )
+
+    def _measure(
+        self, entries_done: int, entries_total: int | None, bytes_done: int, bytes_total: int | None
+    ) -> Progress:
+        sample = Sample(self._clock.monotonic_ns(), bytes_done)
+        self._samples = add_sample(self._samples, sample)
         rate = estimate_rate(self._samples)
-        progress = Progress(
+        return Progress(
             entries_done=entries_done,
             entries_total=entries_total,
             bytes_done=bytes_done,
@@ -104,19 +128,6 @@ class TaskContext:
                 bytes_done=bytes_done, bytes_total=bytes_total, rate_bytes_per_s=rate
             ),
         )
-        self._task = replace(self._task, progress=progress)
-        if self._listened_ns is None or now_ns - self._listened_ns >= LISTEN_NS:
-            self._listened_ns = now_ns
-            self._listener(self._task)
-        if self._persisted_ns is None or now_ns - self._persisted_ns >= PERSIST_NS:
-            self._persisted_ns = now_ns
-            self._task = self._journal.record_progress(self._task.id, progress)
-            if self._task.cancel_requested:
-                raise CancelledError(
-                    f"{self._task.id} was cancelled",
-                    code="cancelled",
-                    advice="what was done stays; run the same command to go on from there",
-                )
 
 
 Work = Callable[[TaskContext], Mapping[str, object]]

@@ -81,7 +81,7 @@ def test_commits_are_flushed(journal: TaskJournal, path: Path) -> None:
     }
 
 
-def test_a_subject_has_one_unfinished_task(journal: TaskJournal) -> None:
+def test_a_subject_has_one_unfinished_task(journal: TaskJournal, path: Path) -> None:
     """Invariant 1 of journal.py."""
     first = journal.create(KIND, "/t", {})
     with pytest.raises(ConflictError) as caught:
@@ -90,6 +90,8 @@ def test_a_subject_has_one_unfinished_task(journal: TaskJournal) -> None:
     assert caught.value.context["task_id"] == first.id
     assert journal.find_unfinished("/t") == first
     journal.create(KIND, "/other", {})
+    with closing(sqlite3.connect(path)) as by_hand, pytest.raises(sqlite3.IntegrityError):
+        by_hand.execute("UPDATE tasks SET subject = '/t'")
     journal.request_cancel(first.id)
     assert journal.find_unfinished("/t") is None
     journal.create(KIND, "/t", {})

@@ -226,11 +226,11 @@ def test_a_stage_is_recorded_and_begins_its_progress_anew(world: World) -> None:
     seen: list[tuple[str, int, float | None]] = []
 
     def work(context: TaskContext) -> Mapping[str, object]:
-        for stage in ("copying", "verifying"):
+        for stage, base in (("copying", 0), ("verifying", 100)):
             context.enter(stage)
             assert world.journal.get(context.task.id).stage == stage
             for step in range(3):
-                context.progress(entries_done=0, bytes_done=step)
+                context.progress(entries_done=0, bytes_done=base + step)
                 world.clock.sleep(1)
         context.event("target-published", root="/t", count=2)
         return {}
@@ -245,7 +245,7 @@ def test_a_stage_is_recorded_and_begins_its_progress_anew(world: World) -> None:
         ),
     )
     assert seen[0] == ("", 0, None)
-    assert seen[5:8] == [("verifying", 0, None), ("verifying", 0, None), ("verifying", 1, 1.0)]
+    assert seen[5:8] == [("verifying", 0, None), ("verifying", 100, None), ("verifying", 101, 1.0)]
     names = ["created", "started", "stage-entered", "stage-entered", "target-published"]
     assert world.event_names() == [*names, "completed"]
     assert world.journal.list_events(world.last().id)[4].data == {"root": "/t", "count": 2}
