@@ -136,6 +136,8 @@ class SimDirectory:
     def make_hard_link(self, existing: bytes, path: bytes) -> None:
         """See Directory."""
         self.gate.operation("make_hard_link", path)
+        self._place(existing)
+        self._place(path)
         inode = self._regular(existing)
         self._make(path, inode)
         self._disk.changed_metadata(inode)
