@@ -251,6 +251,25 @@ def test_a_stage_is_recorded_and_begins_its_progress_anew(world: World) -> None:
     assert world.journal.list_events(world.last().id)[4].data == {"root": "/t", "count": 2}
 
 
+def test_the_first_progress_of_a_stage_is_shown_at_once_and_a_look_changes_nothing(
+    world: World,
+) -> None:
+    shown: list[int] = []
+
+    def work(context: TaskContext) -> Mapping[str, object]:
+        for stage in range(3):
+            context.enter(f"stage-{stage}")
+            context.progress(entries_done=0, bytes_done=stage)
+        world.clock.sleep(1)
+        context.progress(entries_done=0, bytes_done=102)
+        world.clock.sleep(9)
+        assert context.task.progress.rate_bytes_per_s == 100
+        return {}
+
+    world.runner.run(KIND, "/t", {}, work, listener=lambda t: shown.append(t.progress.bytes_done))
+    assert shown == [0, 0, 0, 0, 1, 0, 2, 102]
+
+
 def test_a_key_answers_with_its_ended_task_even_while_another_works(world: World) -> None:
     first = world.runner.run(KIND, "/t", {}, done, idempotency_key="k")
 
