@@ -382,6 +382,8 @@ def test_rename_of_a_directory_into_itself_is_refused(world: World) -> None:
 
     assert failure_of(world.tree.rename, b"d", b"d/x")[1] == "bad-name"
     assert tree_of(world.tree) == before
+    world.tree.rename(b"d", b"e/d")
+    assert failure_of(world.tree.rename, b"e", b"e/d/x")[1] == "bad-name"
 
 
 def test_rename_onto_another_name_of_the_same_file_does_nothing(tree: Directory) -> None:
@@ -472,6 +474,8 @@ def test_directory_mtime_moves_with_its_names(tree: Directory) -> None:
         lambda: tree.rename(b"d/a", b"d/b"),
         lambda: tree.make_hard_link(b"d/b", b"d/c"),
         lambda: tree.remove_file(b"d/b"),
+        lambda: tree.rename(b"d/c", b"away"),
+        lambda: tree.rename(b"away", b"d/back"),
     ]
     for call in calls:
         tree.set_metadata(b"d", FileKind.DIRECTORY, metadata_for(tree, 0o700))

@@ -3,8 +3,9 @@
 Not here: which names are durable (names) and which contents (inodes).
 
 1. What was flushed is there, whole and unchanged.
-2. Content not flushed may be there, missing or zeros, page by page; a page that was durable before
-   has its old or its new content. The size may be the old one, the new one or the smallest between.
+2. Content not flushed may be there or not, page by page: a page has its old or its new content,
+   and one that had none before may be zeros. The size may be the old one, the new one or the
+   smallest between.
 3. The same tree and seed give the same result.
 """
 
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from random import Random
 
 from holdfast.model.tree import FileKind
-from holdfast.testing.inodes import PAGE_BYTES, Attributes, Image, Inode, Pages
+from holdfast.testing.inodes import PAGE_BYTES, Attributes, Image, Inode
 from holdfast.testing.names import DurableNames, NameChange, NameJournal
 
 Recovery = Callable[[Inode], Image]
@@ -49,7 +50,10 @@ def random_recovery(random: Random) -> Recovery:
         old, new = inode.image, inode.now
         pages = dict(old.pages)
         for page in sorted(inode.dirty | inode.in_doubt):
-            _draw_page(random, old.pages, new.pages, page, pages)
+            data = random.choice((old.pages.get(page), new.pages.get(page), new.pages.get(page)))
+            pages.pop(page, None)
+            if data is not None:
+                pages[page] = data
         attributes: Attributes = random.choice((old.attributes, new.attributes))
         sizes = (old.size_bytes, new.size_bytes, new.size_bytes, inode.size_floor_bytes)
         return _trimmed(Image(attributes=attributes, size_bytes=random.choice(sizes), pages=pages))
@@ -89,17 +93,6 @@ def _recovered(old: Inode, recover: Recovery) -> Inode:
         target=old.target,
         size_floor_bytes=image.size_bytes,
     )
-
-
-def _draw_page(random: Random, old: Pages, new: Pages, page: int, pages: Pages) -> None:
-    fates = [old.get(page), new.get(page), new.get(page)]
-    if page not in old:
-        fates.append(None)  # Its block was allocated, and never written.
-    data = random.choice(fates)
-    if data is None:
-        pages.pop(page, None)
-    else:
-        pages[page] = data
 
 
 def _trimmed(image: Image) -> Image:

@@ -152,6 +152,9 @@ def test_new_directory_needs_its_own_name_flushed() -> None:
     tree.flush_directory(b"d")
 
     assert set(tree_of(tree.power_cut(None))) == {b"f"}
+    # Where chance saves the directory, what was flushed in it is there.
+    states = {frozenset(tree_of(after)) for after in outcomes_of(tree)}
+    assert states == {frozenset({b"f"}), frozenset({b"d", b"d/f", b"d/new"})}
     tree.flush_directory(ROOT_PATH)
     assert set(tree_of(tree.power_cut(None))) == {b"d", b"d/f", b"d/new"}
 
@@ -191,6 +194,109 @@ def test_removed_directory_takes_its_names_along() -> None:
     assert states == {frozenset({b"d", b"d/f"}), frozenset({b"d"}), frozenset()}
     tree.flush_directory(ROOT_PATH)
     assert tree_of(tree.power_cut(None)) == {}
+
+
+def test_what_a_name_led_to_is_not_lost_when_the_name_is_taken_again() -> None:
+    """Invariant 2 of names: the new `f` does not survive where the move of the old one does not."""
+    tree = tree_with_old()
+    tree.rename(b"f", b"kept")
+    write_and_flush(tree, b"f", NEW)
+
+    for after in outcomes_of(tree):
+        assert OLD in {read_file(after, name) for name in names_in(after)}
+
+
+def test_flush_of_a_directory_saves_what_a_name_in_it_depends_on() -> None:
+    """A file made elsewhere and moved here is here, and does not come back there."""
+    tree = SimDirectory()
+    tree.make_directory(b"d")
+    tree.make_directory(b"e")
+    tree.flush_all()
+    write_and_flush(tree, b"d/f", NEW)
+    tree.rename(b"d/f", b"e/f")
+    tree.flush_directory(b"e")
+
+    for after in outcomes_of(tree):
+        assert set(tree_of(after)) == {b"d", b"e", b"e/f"}
+
+
+def test_directories_that_change_places_are_not_lost() -> None:
+    """Invariant 4 of names: the inner one becomes the outer one, in any part that survives."""
+    tree = SimDirectory()
+    tree.make_directory(b"outer")
+    tree.make_directory(b"outer/inner")
+    put_file(tree, b"outer/inner/f", OLD)
+    tree.flush_all()
+    tree.rename(b"outer/inner", b"inner")
+    tree.rename(b"outer", b"inner/outer")
+
+    for after in outcomes_of(tree):
+        assert OLD in {seen.content for seen in tree_of(after).values()}
+
+
+def test_file_moved_out_of_a_directory_that_goes_is_not_lost() -> None:
+    """Invariant 4 of names: for a directory removed, and for one replaced by another."""
+    for replace in (False, True):
+        tree = SimDirectory()
+        for path in (b"d", b"e", b"other"):
+            tree.make_directory(path)
+        put_file(tree, b"d/f", OLD)
+        tree.flush_all()
+        tree.rename(b"d/f", b"e/f")
+        if replace:
+            tree.rename(b"other", b"d")
+        else:
+            tree.remove_directory(b"d")
+
+        for after in outcomes_of(tree):
+            assert OLD in {seen.content for seen in tree_of(after).values()}
+
+
+def test_symlink_is_born_whole() -> None:
+    """Its name is all that needs a flush: target, owner and time are with it."""
+    tree = SimDirectory()
+    tree.make_symlink(b"s", b"target", METADATA)
+    tree.flush_directory(ROOT_PATH)
+
+    for after in outcomes_of(tree):
+        assert after.read_link(b"s") == b"target"
+        assert after.stat(b"s").mtime_ns == METADATA.mtime_ns
+
+
+def test_metadata_of_a_directory_needs_flush_all() -> None:
+    """The port promises its names, by flush_directory, and no more."""
+    tree = SimDirectory()
+    tree.make_directory(b"d")
+    tree.set_metadata(b"d", FileKind.DIRECTORY, METADATA)
+    tree.flush_directory(b"d")
+    tree.flush_directory(ROOT_PATH)
+    assert tree.power_cut(None).stat(b"d").mtime_ns != METADATA.mtime_ns
+
+    tree.flush_all()
+    assert tree.power_cut(None).stat(b"d").mtime_ns == METADATA.mtime_ns
+
+
+def test_what_was_found_after_one_cut_is_durable_for_the_next() -> None:
+    tree = _make_a_mess()
+    for seed in range(10):
+        after = tree.power_cut(seed)
+        assert tree_of(after.power_cut(None)) == tree_of(after)
+
+
+def test_bytes_past_the_end_do_not_come_back() -> None:
+    """Method: grow the recovered file; whatever size it has, what is new is zeros."""
+    tree = SimDirectory()
+    file = tree.create_file(b"f", resume=False)
+    file.write_at(b"o" * 10, 0)
+    tree.flush_all()
+    file.write_at(b"n" * 100, 0)
+    sizes = set()
+    for after in outcomes_of(tree):
+        size = after.stat(b"f").size_bytes
+        sizes.add(size)
+        after.create_file(b"f", resume=True).truncate(200)
+        assert read_file(after, b"f")[size:] == bytes(200 - size)
+    assert sizes == {10, 100}
 
 
 def test_pages_not_flushed_come_back_old_new_or_zero() -> None:
