@@ -356,6 +356,7 @@ def test_rename_over_an_empty_directory_takes_its_place(world: World) -> None:
 
 RENAMES_REFUSED = [
     (b"e", b"d", "not-empty"),
+    (b"d/f", b"d", "not-empty"),
     (b"f", b"d", "is-a-directory"),
     (b"f", b"e", "is-a-directory"),
     (b"s", b"e", "is-a-directory"),

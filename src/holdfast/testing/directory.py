@@ -163,7 +163,7 @@ class SimDirectory:
         replaced = new_directory.names.get(new_name)
         if replaced is inode:
             return  # POSIX: two names of one file, and both stay.
-        _check_replaceable(inode, new_directory, replaced, new_path)
+        _check_replaceable(inode, directory, new_directory, replaced, new_path)
         removed = replaced if replaced and replaced.kind is FileKind.DIRECTORY else None
         if replaced is not None:
             self._unlink(replaced)
@@ -326,20 +326,23 @@ class SimDirectory:
 
 
 def _check_replaceable(
-    inode: Inode, new_directory: Inode, replaced: Inode | None, new_path: bytes
+    inode: Inode,
+    directory: Inode,
+    new_directory: Inode,
+    replaced: Inode | None,
+    new_path: bytes,
 ) -> None:
-    """Raise what rename raises where `inode` may not take the place of `replaced`."""
-    ancestor: Inode | None = new_directory
-    while ancestor is not None:
-        if ancestor is inode:
-            raise InvalidRequestError(
-                f"{display_path(new_path)}: a directory cannot be moved into itself",
-                code="bad-name",
-                path=new_path,
-            )
-        ancestor = ancestor.parent
+    """Raise what rename raises where `inode`, in `directory`, may not become `new_path`."""
+    if inode in _line_of(new_directory):
+        raise InvalidRequestError(
+            f"{display_path(new_path)}: a directory cannot be moved into itself",
+            code="bad-name",
+            path=new_path,
+        )
     if replaced is None:
         return
+    if replaced in _line_of(directory):
+        raise _conflict(new_path, "not-empty")
     if inode.kind is not FileKind.DIRECTORY:
         if replaced.kind is FileKind.DIRECTORY:
             raise _conflict(new_path, "is-a-directory")
@@ -347,6 +350,14 @@ def _check_replaceable(
         raise _conflict(new_path, "not-a-directory")
     elif replaced.names:
         raise _conflict(new_path, "not-empty")
+
+
+def _line_of(directory: Inode) -> list[Inode]:
+    """Return a directory and all that it lies in."""
+    line = [directory]
+    while line[-1].parent is not None:
+        line.append(line[-1].parent)
+    return line
 
 
 def _conflict(path: bytes, code: str) -> ConflictError:
