@@ -222,6 +222,22 @@ def test_only_regular_files_are_opened(world: World, path: bytes) -> None:
     assert tree_of(tree)[b"d/f"].content == b"inner"
 
 
+def test_symlinks_to_files_are_not_opened_either(tree: Directory) -> None:
+    """Neither what a link leads to is read, emptied or made, wherever it leads."""
+    put_file(tree, b"f", b"content")
+    tree.make_symlink(b"to-file", b"f", METADATA)
+    tree.make_symlink(b"to-nothing", b"new", METADATA)
+    tree.make_symlink(b"to-itself", b"to-itself", METADATA)
+    before = tree_of(tree)
+
+    for path in (b"to-file", b"to-nothing", b"to-itself"):
+        assert failure_of(tree.open_file, path) == (ConflictError, "not-a-file")
+        for resume in (False, True):
+            failure = failure_of(lambda p, r: tree.create_file(p, resume=r), path, resume)
+            assert failure == (ConflictError, "not-a-file")
+    assert tree_of(tree) == before
+
+
 @pytest.mark.parametrize("path", [b"f", b"s", b"p", b"k"])
 def test_only_directories_are_listed_flushed_and_removed_as_such(world: World, path: bytes) -> None:
     make_one_of_each(world)

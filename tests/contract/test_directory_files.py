@@ -117,6 +117,21 @@ def test_punched_range_reads_as_zeros(tree: Directory, start: int, end: int) -> 
     file.close()
 
 
+def test_punching_gives_blocks_back(tree: Directory) -> None:
+    """Every file system of Linux that a copy is likely to meet can."""
+    file = tree.create_file(b"f", resume=False)
+    file.write_at(b"a" * MIB, 0)
+    file.flush()
+    before = tree.stat(b"f").allocated_bytes
+    assert before >= MIB
+
+    file.punch(0, MIB // 2)
+    file.flush()
+
+    assert tree.stat(b"f").allocated_bytes <= before - MIB // 2
+    file.close()
+
+
 def test_extents_cover_all_data_in_order(tree: Directory) -> None:
     """What lies between extents is zeros; one extent of everything is a right answer."""
     size = 8 * MIB + 5
