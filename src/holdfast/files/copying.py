@@ -72,6 +72,7 @@ class Copying:
     _error_kinds: Counter[str] = field(default_factory=Counter)
     _read_bytes: int = 0
     _written_bytes: int = 0
+    _moved_before: int = 0
     _unsettled_partials: set[bytes] = field(default_factory=set)
 
     def run(self) -> CopyReport:
@@ -82,6 +83,7 @@ class Copying:
             CancelledError: Asked to stop; what was settled stays.
         """
         began_ns = self.clock.monotonic_ns()
+        self._moved_before = self.pace.moved_bytes()
         make_directories(self.target, PARTIAL_DIRECTORY)
         self._record_special()
         self._in_chunks(self._open(Action.MAKE_DIRECTORY), self._make_directory)
@@ -122,11 +124,12 @@ class Copying:
         self._show_progress()
 
     def _show_progress(self) -> None:
+        moved = self.pace.moved_bytes() - self._moved_before
         self.context.progress(
             entries_done=sum(self._counts.values()),
             entries_total=self.items_total,
-            bytes_done=self.pace.moved_bytes(),
-            bytes_total=max(self.fetch_bytes, self.pace.moved_bytes()),
+            bytes_done=moved,
+            bytes_total=max(self.fetch_bytes, moved),
         )
 
     def _in_chunks(

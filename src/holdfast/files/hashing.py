@@ -27,6 +27,9 @@ class Side(Flag):
     TARGET = 2
 
 
+NO_SIDE = Side(0)
+
+
 class HashItem(NamedTuple):
     """One entry to read."""
 
@@ -158,12 +161,13 @@ class Hasher:
 
 
 def find_damage(
-    source: ReadableFile, target: ReadableFile, size_bytes: int
+    source: ReadableFile, target: ReadableFile, size_bytes: int, pace: Pace
 ) -> list[tuple[int, int]]:
     """Return the (start, end) of runs of blocks in which two files of equal size differ."""
     left, right = memoryview(bytearray(BLOCK_BYTES)), memoryview(bytearray(BLOCK_BYTES))
     runs: list[tuple[int, int]] = []
     for start in range(0, size_bytes, BLOCK_BYTES):
+        pace.take(0)
         wanted = min(BLOCK_BYTES, size_bytes - start)
         one = source.read_into(left[:wanted], start)
         two = target.read_into(right[:wanted], start)

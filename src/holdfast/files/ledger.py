@@ -12,7 +12,6 @@ Invariants:
 """
 
 import contextlib
-import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -62,17 +61,20 @@ class Known(NamedTuple):
 class Ledger:
     """The memory of one pair, owned by the task that holds the pair's lock."""
 
-    def __init__(self, path: Path, algorithm: Algorithm) -> None:
+    def __init__(self, path: Path | None, algorithm: Algorithm) -> None:
         """Open or make it. Digests of another algorithm than `algorithm` are forgotten.
+
+        Without a path it lasts as long as this object, on disk but without a name.
 
         Raises:
             IntegrityError: `ledger-damaged`. Delete the file: only speed is lost.
             UnsupportedError: `format-newer`.
         """
         self.path = path
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path is not None:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            self.connection = sqlite3.connect(os.fspath(path), isolation_level=None)
+            self.connection = sqlite3.connect(path or "", isolation_level=None)
             self.connection.execute("PRAGMA journal_mode = WAL")
             self.connection.execute("PRAGMA synchronous = FULL")
             self.connection.execute("PRAGMA cache_size = -16384")
@@ -128,9 +130,12 @@ class Ledger:
 
     def next_run(self) -> int:
         """Return the number of a new verification run: rows it does not touch will be stale."""
-        run = int(self.get("run") or 0) + 1
-        self.set("run", str(run))
-        return run
+        self.set("run", str(self.run() + 1))
+        return self.run()
+
+    def run(self) -> int:
+        """Return the number of the newest verification run; 0 before the first."""
+        return int(self.get("run") or 0)
 
     def close(self) -> None:
         """Close the file."""
@@ -216,6 +221,15 @@ class PlanTable:
                 yield _plan_item(row)
             after = rows[-1][0]
 
+    def paths(self) -> Iterator[bytes]:
+        """Yield every planned path in order."""
+        after = -1
+        query = f"SELECT number, path FROM plan WHERE number > ? ORDER BY number LIMIT {_PAGE_ROWS}"
+        while rows := self._connection.execute(query, (after,)).fetchall():
+            for _, path in rows:
+                yield path
+            after = rows[-1][0]
+
     def newest_first(self, action: Action) -> Iterator[PlanItem]:
         """Yield all open items of one action in reverse path order: children before parents."""
         query = (
@@ -236,6 +250,15 @@ class PlanTable:
             [(r.outcome, r.detail, r.error_kind, r.number) for r in results],
         )
 
+    def row_of(self, path: bytes) -> tuple[Action, CopyOutcome | None, str] | None:
+        """Return action, outcome and detail of a planned path; None if it was kept."""
+        row = self._connection.execute(
+            "SELECT action, outcome, detail FROM plan WHERE path = ?", (path,)
+        ).fetchone()
+        if row is None:
+            return None
+        return Action(row[0]), CopyOutcome(row[1]) if row[1] else None, row[2]
+
     def outcome_of(self, path: bytes) -> CopyOutcome | None:
         """Return what became of a planned path; None if it was kept or is not yet done."""
         row = self._connection.execute(
@@ -244,8 +267,19 @@ class PlanTable:
         return None if row is None or row[0] is None else CopyOutcome(row[0])
 
     def index_paths(self) -> None:
-        """Make `outcome_of` quick; only plans with hard links need it."""
+        """Make `outcome_of` and `row_of` quick."""
         self._connection.execute("CREATE INDEX IF NOT EXISTS plan_path ON plan (path)")
+
+    def repaired(self, limit: int) -> list[Finding]:
+        """Return settled entries of which there is something to tell, in path order."""
+        return [
+            Finding(*row)
+            for row in self._connection.execute(
+                "SELECT path, 'repaired', CASE detail WHEN '' THEN action ELSE detail END FROM plan"
+                " WHERE outcome = 'settled' ORDER BY number LIMIT ?",
+                (limit,),
+            )
+        ]
 
     def findings(self, limit: int) -> list[Finding]:
         """Return what did not go well, in path order."""
@@ -304,8 +338,9 @@ class EntryTable:
     def all(self) -> Iterator[Known]:
         """Yield every row in path order, in pages, so that rows may be written meanwhile."""
         query = (
-            "SELECT path, kind, size, mode, link_target, digest, xattrs, source_mtime, source_ctime,"
-            " source_inode, target_mtime, target_ctime, target_inode, outcome, detail"
+            "SELECT path, kind, size, mode, link_target, digest, xattrs,"
+            " source_mtime, source_ctime, source_inode, target_mtime, target_ctime, target_inode,"
+            " outcome, detail"
             f" FROM entries WHERE path > ? ORDER BY path LIMIT {_PAGE_ROWS}"
         )
         after = b""
@@ -320,6 +355,19 @@ class EntryTable:
     def describe(self, path: bytes, detail: str) -> None:
         """Say more of one entry."""
         self._connection.execute("UPDATE entries SET detail = ? WHERE path = ?", (detail, path))
+
+    def with_outcomes(self, outcomes: tuple[str, ...]) -> Iterator[bytes]:
+        """Yield the paths that ended so, in order, in pages."""
+        marks = ", ".join("?" * len(outcomes))
+        query = (
+            f"SELECT path FROM entries WHERE path > ? AND outcome IN ({marks})"
+            f" ORDER BY path LIMIT {_PAGE_ROWS}"
+        )
+        after = b""
+        while rows := self._connection.execute(query, (after, *outcomes)).fetchall():
+            for (path,) in rows:
+                yield path
+            after = rows[-1][0]
 
     def findings(self, limit: int, outcomes: tuple[str, ...] = ()) -> list[Finding]:
         """Return entries that did not match, in path order; only of `outcomes` if given."""

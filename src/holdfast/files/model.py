@@ -231,6 +231,9 @@ class PlanSummary:
 
     counts: dict[Action, int]
     fetch_bytes: int
+    """Logical bytes to read."""
+    room_bytes: int
+    """Bytes the target's file system must have free."""
     source_entries: int
     source_bytes: int
     target_entries: int

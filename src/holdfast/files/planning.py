@@ -42,13 +42,14 @@ class Planner:
     """The first thousand parts of the source that could not be listed."""
     _counts: Counter[Action] = field(default_factory=Counter)
     _fetch_bytes: int = 0
+    _growth_bytes: int = 0
+    _largest_bytes: int = 0
     _source_entries: int = 0
     _source_bytes: int = 0
     _target_entries: int = 0
     _number: int = 0
     _displaced: tuple[bytes, int] | None = None
     """A target directory in the way of something else, with a slash, and its row."""
-    _has_links: bool = False
     _page: list[PlanItem] = field(default_factory=list)
     _touched: list[bytes] = field(default_factory=list)
 
@@ -69,11 +70,11 @@ class Planner:
             for path, left, right, known in self._rows(source, target):
                 self._plan_one(path, left, right, known)
             self._store_page()
-            if self._has_links:
-                self.ledger.plan.index_paths()
+            self.ledger.plan.index_paths()
         return PlanSummary(
             counts=dict(self._counts),
             fetch_bytes=self._fetch_bytes,
+            room_bytes=self._growth_bytes + self._largest_bytes,
             source_entries=self._source_entries,
             source_bytes=self._source_bytes,
             target_entries=self._target_entries,
@@ -107,7 +108,11 @@ class Planner:
             decision, leader = self._decide_link(path, source, target, decision)
         self._counts[decision.action] += 1
         if decision.action is not Action.KEEP:
-            self._add(path, source or target, decision, leader)
+            stat = source or target
+            assert stat is not None
+            self._add(path, stat, decision, leader)
+            if decision.action in (Action.FETCH, Action.MAKE_SYMLINK):
+                self._count_room(stat, target)
 
     def _decide(
         self, path: bytes, source: Stat | None, target: Stat | None, known: Known | None
@@ -152,15 +157,23 @@ class Planner:
         if first is None:
             self.ledger.plan.add_link(source.device, source.inode, path, own.action, inode)
             return own, None
-        self._has_links = True
         leader, action, leader_inode = first
         same_inode = inode is not None and inode == leader_inode
         return decide_follower(action, same_inode=same_inode, own=own), leader
 
-    def _add(
-        self, path: bytes, stat: Stat | None, decision: Decision, leader: bytes | None
-    ) -> None:
-        assert stat is not None
+    def _count_room(self, source: Stat, target: Stat | None) -> None:
+        """Count what the target's file system must have free for this entry.
+
+        What is replaced is given back only after its successor stands beside it: so what grows
+        counts in full, and of all that is replaced the largest once.
+        """
+        size_bytes = min(source.size_bytes, source.allocated_bytes + 4096)
+        before = target.allocated_bytes if target is not None else 0
+        self._fetch_bytes += source.size_bytes
+        self._growth_bytes += max(0, size_bytes - before)
+        self._largest_bytes = max(self._largest_bytes, min(size_bytes, before))
+
+    def _add(self, path: bytes, stat: Stat, decision: Decision, leader: bytes | None) -> None:
         number = self._number
         self._number += 1
         if decision.displaces is FileKind.DIRECTORY:
@@ -168,7 +181,6 @@ class Planner:
         size_bytes = 0
         if decision.action in (Action.FETCH, Action.MAKE_SYMLINK):
             size_bytes = stat.size_bytes
-            self._fetch_bytes += min(size_bytes, stat.allocated_bytes + 4096)
         self._page.append(
             PlanItem(
                 number,

@@ -186,12 +186,11 @@ def may_delete(counts: Mapping[CopyOutcome, int]) -> bool:
     return not (counts.get(CopyOutcome.FAILED) or counts.get(CopyOutcome.CHANGED))
 
 
-def bytes_short(fetch_bytes: int, space: Space) -> int:
-    """Return how many bytes the target lacks for a plan; 0 where there is room.
-
-    Replaced files need room beside what they replace, so nothing is taken off for them.
-    """
-    return max(0, fetch_bytes + DISK_RESERVE_BYTES - space.free_bytes)
+def bytes_short(plan: PlanSummary, space: Space) -> int:
+    """Return how many bytes the target lacks for a plan; 0 where there is room."""
+    if not plan.room_bytes:
+        return 0
+    return max(0, plan.room_bytes + DISK_RESERVE_BYTES - space.free_bytes)
 
 
 def attempts_for(size_bytes: int) -> int:

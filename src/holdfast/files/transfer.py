@@ -24,11 +24,13 @@ from typing import NamedTuple
 from holdfast.errors import (
     CancelledError,
     ConflictError,
+    DeniedError,
     HoldfastError,
     NotFoundError,
     StorageFailedError,
 )
-from holdfast.files.model import CopyOutcome, PlanItem, SettleResult
+from holdfast.files.hashing import describe_damage, find_damage
+from holdfast.files.model import CopyOutcome, PlanItem, Reason, SettleResult
 from holdfast.files.rules import attempts_for, is_racy
 from holdfast.model.limits import BLOCK_BYTES, FILE_BYTES_LARGE, FLUSH_EACH_MAX, WINDOW_BYTES
 from holdfast.model.tree import (
@@ -114,6 +116,10 @@ class Transfer:
         flush_each = len(batch) <= FLUSH_EACH_MAX
         for item in batch:
             try:
+                patched = self._patch(item) if item.reason is Reason.DAMAGED else None
+                if patched is not None:
+                    results.append(patched)
+                    continue
                 staged.append(self._stage(item, keep_open=flush_each))
             except CancelledError:
                 self._discard([item, *(each.item for each in staged)], staged)
@@ -133,6 +139,69 @@ class Transfer:
             self._discard([each.item for each in staged], staged, keep_large=False)
             return results + [failed_result(each.item, error) for each in staged]
         return results + self._publish(staged)
+
+    def _patch(self, item: PlanItem) -> SettleResult | None:
+        """Rewrite the damaged blocks of a file in place; None if it must be made anew instead.
+
+        The one write that does not go through a partial file. At every moment each block is either
+        as damaged as it was or right; cut off, the next verification finds what is left.
+        """
+        reader = self.source.open_file(item.path)
+        try:
+            before = reader.stat()
+            damaged = self.target.open_file(item.path)
+            try:
+                if damaged.stat().size_bytes != before.size_bytes:
+                    return None
+                damaged.drop_cache()
+                runs = find_damage(reader, damaged, before.size_bytes, self.pace)
+            finally:
+                damaged.close()
+            writer = self.target.create_file(item.path, resume=True)
+            try:
+                written, digest = self._write_runs(reader, writer, runs, before.size_bytes)
+                if signature_of(reader.stat()) != signature_of(before):
+                    return no_result(item, CopyOutcome.CHANGED, "changed while it was read")
+                xattrs = reader.xattrs()
+                losses = writer.set_metadata(metadata_of(before, xattrs))
+                writer.flush()
+            finally:
+                writer.close()
+        except DeniedError:
+            return None  # It may be replaced even where it may not be written.
+        finally:
+            reader.close()
+        return no_result(item, CopyOutcome.SETTLED, describe_damage(runs))._replace(
+            size_bytes=before.size_bytes,
+            written_bytes=written,
+            digest=digest,
+            xattrs=digest_xattrs(xattrs),
+            losses=tuple(losses),
+        )
+
+    def _write_runs(
+        self,
+        reader: ReadableFile,
+        writer: WritableFile,
+        runs: list[tuple[int, int]],
+        size_bytes: int,
+    ) -> tuple[int, bytes]:
+        """Copy these runs; return how much was written and the digest of the whole source."""
+        digest = new_digest(self.algorithm)
+        written = position = 0
+        while position < size_bytes:
+            block = self._block(0)[: min(BLOCK_BYTES, size_bytes - position)]
+            self.pace.take(len(block))
+            data = block[: reader.read_into(block, position)]
+            if not data:
+                break
+            digest.update(data)
+            if any(start <= position < end for start, end in runs):
+                writer.write_at(data, position)
+                written += len(data)
+            self.pace.moved(len(data))
+            position += len(data)
+        return written, digest.digest()
 
     def _stage(self, item: PlanItem, *, keep_open: bool) -> _Staged:
         """Make one partial file, reading again while the source changes."""

@@ -1,15 +1,17 @@
-"""Verifies one tree against another: joins both listings, has contents read, judges, remembers.
+"""Verifies a tree against another, or against the entries of a proof: reads, judges, remembers.
 
-The target is judged by the source. Results go to the ledger as they come, so that findings can be
-paged, repaired and proven afterwards; memory is that of two walks and of the batches in flight.
-A trusted digest (invariant 5 of rules.py) saves a reading on either side.
+The target is judged by the source, or by the rows a proof was loaded into. Results go to the
+ledger as they come, so that findings can be paged, repaired and proven afterwards; memory is that
+of two walks and of the batches in flight. A trusted digest (invariant 5 of rules.py) saves a
+reading on either side.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from holdfast.errors import HoldfastError
+from holdfast.errors import CancelledError, HoldfastError, NotFoundError
+from holdfast.files.evidence import Evidence
 from holdfast.files.hashing import (
     Hasher,
     HashItem,
@@ -20,7 +22,7 @@ from holdfast.files.hashing import (
     find_damage,
 )
 from holdfast.files.ledger import Known, Ledger
-from holdfast.files.listing import Exclusions, Walk, join_listings
+from holdfast.files.listing import Exclusions, Listed, Walk, join_listings
 from holdfast.files.model import (
     DAMAGE,
     CacheUse,
@@ -43,7 +45,7 @@ from holdfast.files.rules import (
 )
 from holdfast.model.limits import FILE_BYTES_LARGE
 from holdfast.model.tree import FileKind, Signature, Stat, parent_of, signature_of
-from holdfast.ports import Clock, PaceControl, ReadableDirectory, StartWorkers
+from holdfast.ports import Clock, Pace, PaceControl, ReadableDirectory, StartWorkers
 from holdfast.proof.statement import VerificationMode
 from holdfast.tasks.runner import TaskContext
 
@@ -51,27 +53,18 @@ _ROWS_PAGE = 2048
 _BATCH_FILES = 256
 _LOCATED_MAX = 1000
 """Damaged files whose damaged blocks are looked for; of more, only the names are told."""
+_ONLY_AT_TARGET = (VerifyOutcome.EXTRA, VerifyOutcome.MISSING_AT_SOURCE)
 
-
-@dataclass(slots=True)
-class _Pending:
-    """An entry whose contents are being read."""
-
-    path: bytes
-    source_stat: Stat
-    target_stat: Stat
-    known: Known | None
-    source: Reading | None
-    target: Reading | None
-    waiting: Side
-    trusted: bool
+Pair = tuple[bytes, Stat | None, Stat | None, Known | None]
+Explain = Callable[[bytes], tuple[VerifyOutcome, str] | None]
 
 
 @dataclass(slots=True, kw_only=True)
 class Verifying:
     """One verification. Owned by the task; run once."""
 
-    source: ReadableDirectory
+    source: ReadableDirectory | None
+    """None: the rows already in the ledger say what the target must be."""
     target: ReadableDirectory
     ledger: Ledger
     options: VerifyOptions
@@ -83,10 +76,14 @@ class Verifying:
     entries_expected: int | None
     bytes_expected: int | None
     """What an earlier listing of the source counted, for the progress display; None if unknown."""
+    paths: Iterator[bytes] | None = None
+    """Verify these only, given in path order, and leave all other rows as they are."""
+    explain: Explain = lambda _path: None
+    """Says of a path what it is that looks like damage but is known to be something else."""
     listing_findings: list[Finding] = field(default_factory=list)
     _counts: Counter[VerifyOutcome] = field(default_factory=Counter)
     _error_kinds: Counter[str] = field(default_factory=Counter)
-    _pending: dict[int, _Pending] = field(default_factory=dict)
+    _reading: dict[int, Evidence] = field(default_factory=dict)
     _rows: list[Known] = field(default_factory=list)
     _number: int = 0
     _entries: int = 0
@@ -95,15 +92,38 @@ class Verifying:
     _trusted: int = 0
     _fraction: float = 1.0
     _run: int = 0
-    _excluded: int = 0
+    _moved_before: int = 0
+    _seen_bytes: int = 0
+    _asked_bytes: int = 0
 
     def run(self) -> VerifyReport:
         """Do it and remember each entry's outcome; raises CancelledError when asked to stop."""
         began_ns = self.clock.monotonic_ns()
-        moved_before = self.pace.moved_bytes()
+        self._moved_before = self.pace.moved_bytes()
         if self.options.mode is VerificationMode.SAMPLE:
             self._fraction = self._choose_fraction()
-        self._run = self.ledger.next_run()
+        self._run = self.ledger.run() if self.paths is not None else self.ledger.next_run()
+        self._read_all()
+        self._flush_rows()
+        if self.paths is None:
+            self.ledger.entries.drop_stale(self._run)
+        self._locate_damage()
+        counts = dict(self._counts)
+        is_sample = self.options.mode is VerificationMode.SAMPLE
+        return VerifyReport(
+            verdict=verdict_of(counts, self.options.mode),
+            mode=self.options.mode,
+            counts=counts,
+            entries=self._entries,
+            hashed_bytes=self.pace.moved_bytes() - self._moved_before,
+            trusted=self._trusted,
+            cache_dropped=self.options.cache is CacheUse.DROP,
+            confidence=sample_confidence(self._sampled, self._files) if is_sample else "",
+            error_kinds=dict(self._error_kinds),
+            duration_s=(self.clock.monotonic_ns() - began_ns) / 1e9,
+        )
+
+    def _read_all(self) -> None:
         hasher = Hasher(
             source=self.source,
             target=self.target,
@@ -112,80 +132,73 @@ class Verifying:
             pace=self.pace,
             clock=self.clock,
         )
+        unknown = 1 << 62
         workers = self.start_workers(
             hasher.read,
-            entries=self.entries_expected if self.entries_expected is not None else 1 << 62,
-            size_bytes=self.bytes_expected or 0,
+            entries=unknown if self.entries_expected is None else self.entries_expected,
+            size_bytes=unknown if self.bytes_expected is None else self.bytes_expected,
         )
         for results in workers.run(self._batches(), self._show_progress):
             for result in results:
                 self._take(result)
-        assert not self._pending
-        self._flush_rows()
-        self.ledger.entries.drop_stale(self._run)
-        self._locate_damage()
-        counts = dict(self._counts)
-        return VerifyReport(
-            verdict=verdict_of(counts, self.options.mode),
-            mode=self.options.mode,
-            counts=counts,
-            entries=self._entries,
-            hashed_bytes=self.pace.moved_bytes() - moved_before,
-            trusted=self._trusted,
-            cache_dropped=self.options.cache is CacheUse.DROP,
-            confidence=self._confidence(),
-            error_kinds=dict(self._error_kinds),
-            duration_s=(self.clock.monotonic_ns() - began_ns) / 1e9,
-        )
-
-    def _confidence(self) -> str:
-        if self.options.mode is not VerificationMode.SAMPLE:
-            return ""
-        return sample_confidence(self._sampled, self._files)
+        assert not self._reading
 
     def _choose_fraction(self) -> float:
         total = 0
         if self.options.sample_bytes is not None:
             self.context.enter("counting")
-            for listed in self._walk(self.source, lambda _path, _error: None):
-                total += listed.stat.size_bytes if listed.stat.kind is FileKind.FILE else 0
-        self.context.enter("verifying")
+            # A file that fails here fails again, and is counted, in the walk that matters.
+            walk = Walk(
+                directory=self.source or self.target,
+                exclusions=Exclusions(self.options.exclude),
+                on_failure=lambda _path, _error: None,
+            )
+            files = (entry.stat for entry in walk if entry.stat.kind is FileKind.FILE)
+            total = sum(stat.size_bytes for stat in files)
+            self.context.enter("verifying")
         return sample_fraction(self.options.sample_percent, self.options.sample_bytes, total)
 
-    def _walk(
-        self, directory: ReadableDirectory, on_failure: Callable[[bytes, HoldfastError], None]
-    ) -> Walk:
+    def _walk(self, directory: ReadableDirectory) -> Iterator[Listed]:
         exclusions = Exclusions(self.options.exclude)
-        return Walk(directory=directory, exclusions=exclusions, on_failure=on_failure)
+        return iter(Walk(directory=directory, exclusions=exclusions, on_failure=self._on_failure))
 
     def _on_failure(self, path: bytes, error: HoldfastError) -> None:
         """A part that cannot be listed is an entry that failed: it must not go unnoticed."""
         self._entries += 1
+        self._counts[VerifyOutcome.FAILED] += 1
         self._error_kinds[error.kind] += 1
         if len(self.listing_findings) < _LOCATED_MAX:
             self.listing_findings.append(Finding(path, VerifyOutcome.FAILED, error.message))
-        self._counts[VerifyOutcome.FAILED] += 1
 
     def _show_progress(self) -> None:
+        bytes_total = None
+        if self.bytes_expected is not None:
+            # What is not yet listed may have to be read on both sides; what is, is known.
+            ahead = max(0, self.bytes_expected - self._seen_bytes)
+            bytes_total = self._asked_bytes + 2 * ahead
         self.context.progress(
             entries_done=sum(self._counts.values()),
             entries_total=self.entries_expected,
-            bytes_done=self.pace.moved_bytes(),
-            bytes_total=self.bytes_expected,
+            bytes_done=self.pace.moved_bytes() - self._moved_before,
+            bytes_total=bytes_total,
         )
 
+    def _pairs(self) -> Iterator[Pair]:
+        rows = self.ledger.entries.all()
+        if self.source is None:
+            return expected_pairs(rows, self._walk(self.target))
+        if self.paths is not None:
+            return with_known(_stat_pairs(self.paths, self.source, self.target), rows)
+        return with_known(join_listings(self._walk(self.source), self._walk(self.target)), rows)
+
     def _batches(self) -> Iterator[tuple[HashItem, ...]]:
-        """Walk both trees; judge what needs no reading, and yield batches of what does."""
-        pairs = join_listings(
-            iter(self._walk(self.source, self._on_failure)),
-            iter(self._walk(self.target, self._on_failure)),
-        )
+        """Judge what needs no reading, and yield batches of what does."""
         batch: list[HashItem] = []
         size_bytes = 0
-        for path, source, target, known in with_known(pairs, self.ledger.entries.all()):
+        for path, source, target, known in self._pairs():
             self._entries += 1
-            items = self._open_pair(path, source, target, known)
-            for item in items:
+            evidence = Evidence(path=path, source_stat=source, target_stat=target, known=known)
+            for item in self._open(evidence):
                 if item.size_bytes >= FILE_BYTES_LARGE:
                     yield (item,)
                     continue
@@ -197,43 +210,33 @@ class Verifying:
         if batch:
             yield tuple(batch)
 
-    def _open_pair(
-        self, path: bytes, source: Stat | None, target: Stat | None, known: Known | None
-    ) -> list[HashItem]:
-        """Judge a pair by its metadata, or return what must be read to judge it."""
-        outcome, link_target = self._judge_metadata(path, source, target)
+    def _open(self, evidence: Evidence) -> list[HashItem]:
+        """Judge an entry by its metadata, or return what must be read to judge it."""
+        outcome = self._judge_metadata(evidence)
         if outcome is not None:
-            self._close(path, source, target, outcome, "", link_target=link_target)
+            self._close(evidence, outcome)
             return []
-        assert source is not None
-        assert target is not None
         self._files += 1
-        if self._is_left_out(path):
-            self._close(path, source, target, VerifyOutcome.NOT_SAMPLED, "")
+        self._seen_bytes += evidence.target_stat.size_bytes if evidence.target_stat else 0
+        is_sample = self.options.mode is VerificationMode.SAMPLE
+        if is_sample and not is_sampled(evidence.path, self._fraction, self.options.sample_seed):
+            self._close(evidence, VerifyOutcome.NOT_SAMPLED)
             return []
         self._sampled += 1
-        return self._read_pair(path, source, target, known)
+        return self._ask_for(evidence)
 
-    def _is_left_out(self, path: bytes) -> bool:
-        if self.options.mode is not VerificationMode.SAMPLE:
-            return False
-        return not is_sampled(path, self._fraction, self.options.sample_seed)
-
-    def _judge_metadata(
-        self, path: bytes, source: Stat | None, target: Stat | None
-    ) -> tuple[VerifyOutcome | None, bytes | None]:
-        same_link, same_xattrs, link_target = True, True, None
+    def _judge_metadata(self, evidence: Evidence) -> VerifyOutcome | None:
+        source, target = evidence.source_stat, evidence.target_stat
+        same_link = same_xattrs = True
         try:
             if source and target and source.kind is target.kind is FileKind.SYMLINK:
-                link_target = self.source.read_link(path)
-                same_link = link_target == self.target.read_link(path)
+                evidence.link_target = self._source_link(evidence)
+                same_link = evidence.link_target == self.target.read_link(evidence.path)
             elif source and target and source.kind is target.kind is FileKind.DIRECTORY:
-                same_xattrs = not self.fidelity.xattrs or (
-                    self.source.xattrs(path) == self.target.xattrs(path)
-                )
+                same_xattrs = self._same_xattrs(evidence.path)
         except HoldfastError:
-            return VerifyOutcome.CHANGED, None
-        outcome = judge_metadata(
+            return VerifyOutcome.CHANGED
+        return judge_metadata(
             source,
             target,
             one_way=self.options.one_way,
@@ -241,128 +244,129 @@ class Verifying:
             same_xattrs=same_xattrs,
             fidelity=self.fidelity,
         )
-        return outcome, link_target
 
-    def _read_pair(
-        self, path: bytes, source: Stat, target: Stat, known: Known | None
-    ) -> list[HashItem]:
-        trusted_source = trusted_target = None
-        if self.options.mode is VerificationMode.INCREMENTAL and known and known.digest:
-            trusted_source = _trusted(known, known.source, source)
-            trusted_target = _trusted(known, known.target, target)
-        sides = Side(0)
-        if trusted_source is None:
-            sides |= Side.SOURCE
-        if trusted_target is None:
-            sides |= Side.TARGET
-        pending = _Pending(
-            path, source, target, known, trusted_source, trusted_target, sides, not sides
-        )
-        if not sides:
-            self._judge(pending)
+    def _source_link(self, evidence: Evidence) -> bytes | None:
+        if self.source is not None:
+            return self.source.read_link(evidence.path)
+        return evidence.known.link_target if evidence.known else None
+
+    def _same_xattrs(self, path: bytes) -> bool:
+        if self.source is None or not self.fidelity.xattrs:
+            return True
+        return self.source.xattrs(path) == self.target.xattrs(path)
+
+    def _ask_for(self, evidence: Evidence) -> list[HashItem]:
+        """Take what may be trusted, and return what must be read."""
+        source, target, known = evidence.source_stat, evidence.target_stat, evidence.known
+        assert source is not None
+        assert target is not None
+        if known and known.digest is not None:
+            if self.source is None:
+                evidence.source = Reading(known.digest, None, b"", False, "", "")
+            if self.options.mode is VerificationMode.INCREMENTAL:
+                evidence.source = evidence.source or _trusted(known, known.source, source)
+                evidence.target = _trusted(known, known.target, target)
+        if evidence.source is None:
+            evidence.waiting |= Side.SOURCE
+        if evidence.target is None:
+            evidence.waiting |= Side.TARGET
+        if not evidence.waiting:
+            evidence.trusted = True
+            self._judge(evidence)
             return []
         number = self._number
         self._number += 1
-        self._pending[number] = pending
+        self._reading[number] = evidence
         size_bytes = max(source.size_bytes, target.size_bytes)
+        self._asked_bytes += size_bytes * len(evidence.waiting)
         if size_bytes < FILE_BYTES_LARGE:
-            return [HashItem(number, path, sides, size_bytes)]
-        return [HashItem(number, path, side, size_bytes) for side in Side if side in sides]
+            return [HashItem(number, evidence.path, evidence.waiting, size_bytes)]
+        sides = [side for side in Side if side in evidence.waiting]
+        return [HashItem(number, evidence.path, side, size_bytes) for side in sides]
 
     def _take(self, result: HashResult) -> None:
-        pending = self._pending[result.number]
+        evidence = self._reading[result.number]
         if result.source is not None:
-            pending.source = result.source
-            pending.waiting &= ~Side.SOURCE
+            evidence.source = result.source
+            evidence.waiting &= ~Side.SOURCE
         if result.target is not None:
-            pending.target = result.target
-            pending.waiting &= ~Side.TARGET
-        if not pending.waiting:
-            del self._pending[result.number]
-            self._judge(pending)
+            evidence.target = result.target
+            evidence.waiting &= ~Side.TARGET
+        if not evidence.waiting:
+            del self._reading[result.number]
+            self._judge(evidence)
 
-    def _judge(self, pending: _Pending) -> None:
+    def _judge(self, evidence: Evidence) -> None:
         """Judge an entry whose contents are known on both sides."""
-        source, target = pending.source, pending.target
+        source, target, known = evidence.source, evidence.target, evidence.known
         assert source is not None
         assert target is not None
-        self._trusted += pending.trusted
+        self._trusted += evidence.trusted
         for reading in (source, target):
             if reading.error_kind:
                 self._error_kinds[reading.error_kind] += 1
-                self._close_read(pending, VerifyOutcome.FAILED, reading.detail)
+                self._close(evidence, VerifyOutcome.FAILED, reading.detail)
                 return
             if reading.changed:
-                self._close_read(pending, VerifyOutcome.CHANGED, reading.detail)
+                self._close(evidence, VerifyOutcome.CHANGED, reading.detail)
                 return
         assert source.digest is not None
         assert target.digest is not None
-        known = pending.known
+        assert evidence.source_stat is not None
+        assert evidence.target_stat is not None
         was = None
-        if known and is_trusted(known.source, signature_of(pending.source_stat)):
+        if known and is_trusted(known.source, signature_of(evidence.source_stat)):
             was = known.digest
         outcome = judge_digests(source.digest, target.digest, was)
         detail = ""
         if outcome is VerifyOutcome.SOURCE_DAMAGED:
             detail = "the source is not what was copied, though nothing says it was written"
         elif outcome is VerifyOutcome.MATCHED:
+            ignore_xattrs = self.source is None or not self.fidelity.xattrs
             outcome = judge_rest(
-                pending.source_stat,
-                pending.target_stat,
-                same_xattrs=not self.fidelity.xattrs or source.xattrs == target.xattrs,
+                evidence.source_stat,
+                evidence.target_stat,
+                same_xattrs=ignore_xattrs or source.xattrs == target.xattrs,
                 fidelity=self.fidelity,
             )
-        self._close_read(pending, outcome, detail)
+        self._close(evidence, outcome, detail)
 
-    def _close_read(self, pending: _Pending, outcome: VerifyOutcome, detail: str) -> None:
-        self._close(
-            pending.path, pending.source_stat, pending.target_stat, outcome, detail, pending
-        )
-
-    def _close(
-        self,
-        path: bytes,
-        source: Stat | None,
-        target: Stat | None,
-        outcome: VerifyOutcome,
-        detail: str,
-        pending: _Pending | None = None,
-        link_target: bytes | None = None,
-    ) -> None:
+    def _close(self, evidence: Evidence, outcome: VerifyOutcome, detail: str = "") -> None:
         """Count an entry's one outcome and put it among the rows to be written."""
-        if outcome in DAMAGE and self._moved_since(path, source):
-            outcome, detail = VerifyOutcome.CHANGED, "changed at the source meanwhile"
+        if outcome in DAMAGE:
+            outcome, detail = self._excuse(evidence, outcome, detail)
         self._counts[outcome] += 1
-        stat = target or source
-        assert stat is not None
-        digest, xattrs, source_signature, target_signature = _remembered(pending, outcome)
-        self._rows.append(
-            Known(
-                path,
-                stat.kind,
-                stat.size_bytes,
-                stat.mode,
-                link_target,
-                digest,
-                xattrs,
-                source_signature,
-                target_signature,
-                outcome,
-                detail or _describe(source, target, outcome),
-            )
-        )
+        self._rows.append(evidence.row(outcome, detail, expectation=self.source is None))
         if len(self._rows) >= _ROWS_PAGE:
             self._flush_rows()
 
-    def _moved_since(self, path: bytes, source: Stat | None) -> bool:
-        """Say whether a difference comes from a source that was written meanwhile."""
+    def _excuse(
+        self, evidence: Evidence, outcome: VerifyOutcome, detail: str
+    ) -> tuple[VerifyOutcome, str]:
+        """Return what looks like damage as what it is: a source that is being written, or told."""
+        explained = self.explain(evidence.path)
+        if explained is not None:
+            return explained
+        if self.source is not None and self._moved_since(self.source, evidence):
+            return VerifyOutcome.CHANGED, "changed at the source meanwhile"
+        return outcome, detail
+
+    def _moved_since(self, source: ReadableDirectory, evidence: Evidence) -> bool:
         since = self.options.changed_after_ns
-        if source is not None:
-            return source.ctime_ns >= since
+        if evidence.source_stat is not None:
+            return evidence.source_stat.ctime_ns >= since
         try:
-            return self.source.stat(parent_of(path)).ctime_ns >= since
+            source.stat(evidence.path)
+        except NotFoundError:
+            pass
         except HoldfastError:
-            return True  # Its directory went too.
+            return False
+        else:
+            return True  # It is there after all: it came after the listing.
+        try:
+            return source.stat(parent_of(evidence.path)).ctime_ns >= since
+        except HoldfastError:
+            return False
 
     def _flush_rows(self) -> None:
         if self._rows:
@@ -372,16 +376,18 @@ class Verifying:
 
     def _locate_damage(self) -> None:
         """Say of each damaged file which of its blocks are damaged."""
+        if self.source is None:
+            return
         damaged = self.ledger.entries.findings(_LOCATED_MAX, (VerifyOutcome.DIGEST_DIFFERS,))
-        with self.ledger.transaction():
-            for finding in damaged:
-                self.pace.take(0)
-                detail = locate_damage(self.source, self.target, finding.path)
-                if detail:
-                    self.ledger.entries.describe(finding.path, detail)
+        for finding in damaged:
+            detail = locate_damage(self.source, self.target, finding.path, self.pace)
+            if detail:
+                self.ledger.entries.describe(finding.path, detail)
 
 
-def locate_damage(source: ReadableDirectory, target: ReadableDirectory, path: bytes) -> str:
+def locate_damage(
+    source: ReadableDirectory, target: ReadableDirectory, path: bytes, pace: Pace
+) -> str:
     """Describe where two files of equal size differ; empty where that cannot be said."""
     try:
         left = source.open_file(path)
@@ -391,66 +397,62 @@ def locate_damage(source: ReadableDirectory, target: ReadableDirectory, path: by
                 size_bytes = left.stat().size_bytes
                 if right.stat().size_bytes != size_bytes:
                     return ""
-                runs = find_damage(left, right, size_bytes)
-                return describe_damage(runs) if runs else ""
+                return describe_damage(find_damage(left, right, size_bytes, pace))
             finally:
                 right.close()
         finally:
             left.close()
+    except CancelledError:
+        raise
     except HoldfastError:
         return ""
+
+
+def expected_pairs(rows: Iterator[Known], target: Iterator[Listed]) -> Iterator[Pair]:
+    """Join the rows a proof was loaded into with a listing.
+
+    A proof says nothing of owner and time, so these are taken to be as they are.
+    """
+    # The join holds one entry of each side back, so its rows are remembered until it gives them.
+    held: dict[bytes, Known] = {}
+
+    def remember() -> Iterator[Listed]:
+        for row in rows:
+            if row.outcome not in _ONLY_AT_TARGET:
+                held[row.path] = row
+                yield Listed(row.path, _expected_stat(row))
+
+    for path, left, right in join_listings(remember(), target):
+        known = held.pop(path, None) if left is not None else None
+        if left is not None and right is not None:
+            left = left._replace(mtime_ns=right.mtime_ns, uid=right.uid, gid=right.gid)
+        yield path, left, right, known
+
+
+def _expected_stat(row: Known) -> Stat:
+    return Stat(row.kind, row.size_bytes, 0, 0, 0, 0, row.mode, 0, 0, 1, row.size_bytes)
+
+
+def _stat_pairs(
+    paths: Iterator[bytes], source: ReadableDirectory, target: ReadableDirectory
+) -> Iterator[tuple[bytes, Stat | None, Stat | None]]:
+    for path in paths:
+        left, right = _stat_or_none(source, path), _stat_or_none(target, path)
+        if left is not None or right is not None:
+            yield path, left, right
+
+
+def _stat_or_none(directory: ReadableDirectory, path: bytes) -> Stat | None:
+    try:
+        return directory.stat(path)
+    except HoldfastError:
+        return None
 
 
 def _trusted(known: Known, signature: Signature | None, stat: Stat) -> Reading | None:
     if not is_trusted(signature, signature_of(stat)):
         return None
     return Reading(known.digest, signature, known.xattrs, False, "", "")
-
-
-def _remembered(
-    pending: _Pending | None, outcome: VerifyOutcome
-) -> tuple[bytes | None, bytes, Signature | None, Signature | None]:
-    """Return digests, and the signatures beside which they may be trusted later."""
-    if pending is None or pending.source is None or pending.target is None:
-        return None, b"", None, None
-    source, target = pending.source, pending.target
-    if outcome is VerifyOutcome.SOURCE_DAMAGED:
-        known = pending.known
-        return (
-            (known.digest, known.xattrs, known.source, None) if known else (None, b"", None, None)
-        )
-    same = (
-        source.digest is not None
-        and source.digest == target.digest
-        and source.xattrs == target.xattrs
-    )
-    return source.digest, source.xattrs, source.signature, target.signature if same else None
-
-
-def _describe(source: Stat | None, target: Stat | None, outcome: VerifyOutcome) -> str:
-    """Say in words what differs in the metadata of a pair."""
-    if outcome in (VerifyOutcome.MATCHED, VerifyOutcome.NOT_SAMPLED):
-        return ""
-    if source is None:
-        return "only at the target"
-    if outcome is VerifyOutcome.SKIPPED:
-        return f"a {source.kind} is not copied"
-    if target is None:
-        return "only at the source"
-    if source.kind is not target.kind:
-        return f"a {source.kind} at the source, a {target.kind} at the target"
-    parts = []
-    if source.size_bytes != target.size_bytes:
-        parts.append(f"size {source.size_bytes} and {target.size_bytes}")
-    if source.mode != target.mode:
-        parts.append(f"mode {source.mode:04o} and {target.mode:04o}")
-    if (source.uid, source.gid) != (target.uid, target.gid):
-        parts.append(f"owner {source.uid}:{source.gid} and {target.uid}:{target.gid}")
-    if source.mtime_ns != target.mtime_ns:
-        parts.append("modification time")
-    if not parts and outcome is VerifyOutcome.METADATA_DIFFERS:
-        parts.append("link target" if source.kind is FileKind.SYMLINK else "extended attributes")
-    return ", ".join(parts) + (" differ" if parts else "")
 
 
 def fidelity_of(ledger: Ledger) -> Fidelity:
@@ -463,8 +465,3 @@ def remember_losses(ledger: Ledger, losses: Iterator[str]) -> None:
     """Add to what the target of this pair has shown it cannot keep."""
     before = ledger.get("losses")
     ledger.set("losses", ",".join(sorted({*losses, *(before.split(",") if before else ())})))
-
-
-def with_start(options: VerifyOptions, now_ns: int) -> VerifyOptions:
-    """Return options for which a change at the source from now on is no damage."""
-    return replace(options, changed_after_ns=now_ns)

@@ -1,0 +1,107 @@
+"""Parsers of what people type: sizes, rates, percentages, limits, trees."""
+
+import os
+import re
+
+from holdfast.errors import InvalidRequestError, NotFoundError
+from holdfast.files.model import DeleteLimit
+from holdfast.model.limits import JOBS_MAX
+
+_UNITS = {
+    "": 1,
+    "k": 1 << 10,
+    "kib": 1 << 10,
+    "kb": 1000,
+    "m": 1 << 20,
+    "mib": 1 << 20,
+    "mb": 1000**2,
+    "g": 1 << 30,
+    "gib": 1 << 30,
+    "gb": 1000**3,
+    "t": 1 << 40,
+    "tib": 1 << 40,
+    "tb": 1000**4,
+}
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([kmgt]?(?:i?b)?|b)?(?:/s)?", re.IGNORECASE)
+_PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)%")
+
+
+def parse_size(text: str, *, what: str) -> int:
+    """Return bytes: `4096`, `10M` and `10MiB` (powers of 1024), `10MB` (powers of 1000)."""
+    found = _SIZE.fullmatch(text.strip())
+    unit = (found[2] or "").lower().removesuffix("/s") if found else ""
+    factor = _UNITS.get("" if unit == "b" else unit)
+    size_bytes = int(float(found[1]) * factor) if found and factor else 0
+    if size_bytes < 1:
+        raise InvalidRequestError(
+            f"{text!r} is not a {what}",
+            code="bad-size",
+            advice="say for example 4096, 500K, 10M or 1.5GiB, more than nothing",
+        )
+    return size_bytes
+
+
+def parse_delete_limit(text: str) -> DeleteLimit:
+    """Return a limit on deletions: `500` entries or `20%` of the target's."""
+    if text.isascii() and text.isdigit() and len(text) <= 12:
+        return DeleteLimit(count=int(text))
+    percent = parse_percent(text)
+    if percent is None:
+        raise InvalidRequestError(
+            f"{text!r} is not a limit on deletions",
+            code="bad-max-delete",
+            advice="say a number of entries such as 500, or a share such as 20%",
+        )
+    return DeleteLimit(percent=percent)
+
+
+def parse_percent(text: str) -> float | None:
+    """Return the number before a percent sign, 0 to 100; None for any other text."""
+    found = _PERCENT.fullmatch(text.strip())
+    value = float(found[1]) if found else -1.0
+    return value if 0 <= value <= 100 else None
+
+
+def parse_jobs(jobs: int | None) -> int:
+    """Return how many workers to use; as many as this process has processors without a wish."""
+    if jobs is None:
+        return min(JOBS_MAX, len(os.sched_getaffinity(0)))
+    if not 1 <= jobs <= JOBS_MAX:
+        raise InvalidRequestError(
+            f"{jobs} workers cannot be used",
+            code="bad-jobs",
+            advice=f"say a number from 1 to {JOBS_MAX}",
+        )
+    return jobs
+
+
+def parse_tree(text: str) -> bytes:
+    """Return the absolute path of a local tree, its own symlinks resolved.
+
+    Raises:
+        InvalidRequestError: Empty, or spelled like a tree on another host.
+        NotFoundError: Its parent does not exist.
+    """
+    if not text:
+        raise InvalidRequestError(
+            "the name of a tree is empty", code="bad-tree", advice="name a directory; . is this one"
+        )
+    path = os.fsencode(text)
+    if re.match(rb"[^/]+:", path) and not os.path.lexists(path):
+        raise InvalidRequestError(
+            f"{text!r} looks like a tree on another host, which this version cannot reach",
+            code="remote-tree",
+            advice="name a local directory; write ./NAME for a name with a colon",
+        )
+    if os.path.isfile(path):
+        raise InvalidRequestError(
+            f"{text} is a file; holdfast works on directory trees",
+            code="not-a-directory",
+            advice="name the directory it is in",
+        )
+    try:
+        return os.path.realpath(path)
+    except OSError as error:
+        raise NotFoundError(
+            f"{text}: {error.strerror}", code="no-root", advice="check the path"
+        ) from error

@@ -1,0 +1,319 @@
+"""Commands on local trees: copy, verify, repair. Thin: parse, call the service, tell."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from holdfast.cli import report, session
+from holdfast.cli.arguments import (
+    parse_delete_limit,
+    parse_jobs,
+    parse_percent,
+    parse_size,
+    parse_tree,
+)
+from holdfast.cli.output import format_bytes, format_count, print_json, printable
+from holdfast.cli.proofs import read_public_key
+from holdfast.errors import InvalidRequestError
+from holdfast.files.model import Action, CacheUse, CopyOptions, DeleteLimit, VerifyOptions
+from holdfast.files.results import findings_result, plain_object
+from holdfast.files.running import Manner
+from holdfast.model.tree import display_path
+from holdfast.proof.digests import Algorithm, parse_algorithm
+from holdfast.proof.statement import VerificationMode
+from holdfast.server.local import LocalServices
+
+SourceTree = Annotated[str, typer.Argument(metavar="SOURCE", help="Tree to read.")]
+TargetTree = Annotated[str, typer.Argument(metavar="TARGET", help="Tree to make like SOURCE.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and no progress.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Jobs = Annotated[
+    int | None, typer.Option("--jobs", "-j", help="Worker processes. [default: one a processor]")
+]
+Rate = Annotated[
+    str | None, typer.Option("--bwlimit", metavar="RATE", help="Bytes a second, such as 50M.")
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option("--exclude", metavar="PATTERN", help="As in .gitignore; may be repeated."),
+]
+DigestName = Annotated[
+    str,
+    typer.Option(
+        "--digest", metavar="ALGORITHM", help=f"{', '.join(Algorithm)}.", show_default=True
+    ),
+]
+Cache = Annotated[
+    CacheUse, typer.Option("--cache", help="drop: read the target from its disk, not from memory.")
+]
+
+
+def copy(
+    source: SourceTree,
+    target: TargetTree,
+    *,
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would be done; do nothing.")] = (
+        False
+    ),
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Remove what only TARGET has, once all else is done.")
+    ] = False,
+    max_delete: Annotated[
+        str | None,
+        typer.Option(
+            "--max-delete",
+            metavar="N|P%",
+            help="Refuse to delete more. [default: 1000 or 10%, the larger]",
+        ),
+    ] = None,
+    verify: Annotated[
+        VerificationMode,
+        typer.Option(
+            "--verify",
+            help="incremental: trust digests of what has not changed since; full: read all.",
+        ),
+    ] = VerificationMode.INCREMENTAL,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Same as --verify none: no proof either.")
+    ] = False,
+    proof: Annotated[
+        Path | None, typer.Option("--proof", metavar="FILE", help="Where to leave the proof.")
+    ] = None,
+    exclude: Exclude = None,
+    digest: DigestName = Algorithm.BLAKE3.value,
+    cache: Cache = CacheUse.DROP,
+    bwlimit: Rate = None,
+    jobs: Jobs = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make TARGET like SOURCE: plan, copy, verify, and leave a signed proof.
+
+    The contents of SOURCE go into TARGET. Interrupted at any moment, the same command goes on.
+    """
+
+    def command(services: LocalServices) -> int:
+        mode = VerificationMode.NONE if no_verify else verify
+        _check_copy_mode(mode, proof)
+        options = CopyOptions(
+            delete=delete,
+            delete_limit=parse_delete_limit(max_delete) if max_delete else DeleteLimit(),
+            exclude=tuple(exclude or ()),
+            algorithm=parse_algorithm(digest),
+            verify=mode,
+            cache=cache,
+        )
+        trees = parse_tree(source), parse_tree(target)
+        if plan:
+            return _show_plan(services, *trees, options, json=json)
+        with session.progress(services, json=json, quiet=quiet) as listener:
+            manner = Manner(
+                jobs=parse_jobs(jobs),
+                rate_bytes_per_s=parse_size(bwlimit, what="rate") if bwlimit else None,
+                proof_path=proof.absolute() if proof else None,
+                listener=listener,
+            )
+            task = services.files.copy(*trees, options, manner)
+        return report.finish(task, json=json, lines=report.copy_lines(task.result or {}))
+
+    session.run(command, json=json)
+
+
+def _check_copy_mode(mode: VerificationMode, proof: Path | None) -> None:
+    if mode is VerificationMode.SAMPLE:
+        raise InvalidRequestError(
+            "a copy is verified wholly or not at all",
+            code="bad-mode",
+            advice="use 'holdfast verify --sample' afterwards for a sample",
+        )
+    if mode is VerificationMode.NONE and proof is not None:
+        raise InvalidRequestError(
+            "there is no proof of a copy that is not verified",
+            code="proof-needs-verification",
+            advice="leave out --no-verify or --proof",
+        )
+
+
+def _show_plan(
+    services: LocalServices, source: bytes, target: bytes, options: CopyOptions, *, json: bool
+) -> int:
+    summary, items, failures = services.files.plan(source, target, options)
+    for item in items:
+        size_bytes = item.size_bytes if item.action is Action.FETCH else 0
+        if json:
+            session.print_line(
+                {
+                    "path": display_path(item.path),
+                    "action": item.action.value,
+                    "reason": item.reason.value,
+                    "kind": item.kind.value,
+                    "sizeBytes": size_bytes,
+                }
+            )
+        else:
+            size = f"  {format_bytes(size_bytes)}" if size_bytes else ""
+            print(printable(f"{item.action:<15} {item.reason:<18} {display_path(item.path)}{size}"))
+    result = {"plan": plain_object(summary), "findings": findings_result(failures)}
+    if json:
+        print_json({**result, "exit": int(report.exit_of(result))})
+    else:
+        for line in report.finding_lines(result):
+            print(line)
+        changes = {a.value: n for a, n in summary.counts.items() if a is not Action.KEEP and n}
+        told = ", ".join(f"{n} {action}" for action, n in changes.items()) or "nothing to do"
+        kept = format_count(summary.counts.get(Action.KEEP, 0), "entry", "entries")
+        print(f"plan: {told}; {format_bytes(summary.fetch_bytes)} to read; {kept} to keep")
+    return int(report.exit_of(result))
+
+
+def verify(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="Tree to judge by; with --proof, the tree.")
+    ],
+    target: Annotated[str, typer.Argument(metavar="[TARGET]", help="Tree to judge.")] = "",
+    *,
+    proof: Annotated[
+        Path | None, typer.Option("--proof", metavar="FILE", help="Judge the tree by this proof.")
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--key", metavar="HEX|FILE", help="Public key that must have signed it."),
+    ] = None,
+    mode: Annotated[
+        VerificationMode,
+        typer.Option("--mode", help="incremental: trust digests of what has not changed since."),
+    ] = VerificationMode.FULL,
+    sample: Annotated[
+        str | None,
+        typer.Option("--sample", metavar="P%|SIZE", help="Read only a sample of the files."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Which sample.")] = 0,
+    one_way: Annotated[
+        bool, typer.Option("--one-way", help="What only TARGET has is no difference.")
+    ] = False,
+    write_proof: Annotated[
+        Path | None,
+        typer.Option("--write-proof", metavar="FILE", help="Leave a signed proof here."),
+    ] = None,
+    exclude: Exclude = None,
+    digest: DigestName = Algorithm.BLAKE3.value,
+    cache: Cache = CacheUse.DROP,
+    bwlimit: Rate = None,
+    jobs: Jobs = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Read TARGET and SOURCE again and tell every difference; or a tree and its proof.
+
+    Exits with 3 if anything differs.
+    """
+
+    def command(services: LocalServices) -> int:
+        _check_verify(target, proof, key, write_proof)
+        sample_percent, sample_bytes = _parse_sample(sample)
+        options = VerifyOptions(
+            mode=_verify_mode(mode, sample),
+            one_way=one_way,
+            exclude=tuple(exclude or ()),
+            algorithm=parse_algorithm(digest),
+            cache=cache,
+            sample_seed=seed,
+            sample_percent=sample_percent,
+            sample_bytes=sample_bytes,
+        )
+        with session.progress(services, json=json, quiet=quiet) as listener:
+            manner = Manner(
+                jobs=parse_jobs(jobs),
+                rate_bytes_per_s=parse_size(bwlimit, what="rate") if bwlimit else None,
+                prove=write_proof is not None,
+                proof_path=write_proof.absolute() if write_proof else None,
+                listener=listener,
+            )
+            if proof is not None:
+                public_key = read_public_key(key) if key else None
+                tree = parse_tree(source)
+                task = services.files.verify_proof(
+                    proof.absolute(), tree, options, manner, public_key
+                )
+            else:
+                task = services.files.verify(
+                    parse_tree(source), parse_tree(target), options, manner
+                )
+        result = task.result or {}
+        lines = report.proof_tree_lines(result) if proof else report.verify_lines(result)
+        return report.finish(task, json=json, lines=lines)
+
+    session.run(command, json=json)
+
+
+def _check_verify(
+    target: str, proof: Path | None, key: str | None, write_proof: Path | None
+) -> None:
+    if (proof is None) == (not target):
+        raise InvalidRequestError(
+            "a verification takes SOURCE and TARGET, or --proof FILE and one tree",
+            code="bad-trees",
+            advice="see 'holdfast verify --help'",
+        )
+    if proof is None and key is not None:
+        raise InvalidRequestError(
+            "--key says who must have signed a proof", code="bad-key", advice="add --proof FILE"
+        )
+    if proof is not None and write_proof is not None:
+        raise InvalidRequestError(
+            "a proof is made of two trees, not of a tree and a proof",
+            code="bad-trees",
+            advice="leave out --write-proof; the proof at hand stays good",
+        )
+
+
+def _verify_mode(mode: VerificationMode, sample: str | None) -> VerificationMode:
+    if sample is not None:
+        return VerificationMode.SAMPLE
+    if mode in (VerificationMode.SAMPLE, VerificationMode.NONE):
+        raise InvalidRequestError(
+            f"--mode {mode} does not say what to read",
+            code="bad-mode",
+            advice="say full or incremental, or --sample with a size",
+        )
+    return mode
+
+
+def _parse_sample(sample: str | None) -> tuple[float | None, int | None]:
+    """Return a sample's percentage or its bytes; neither where no sample was asked for."""
+    if sample is None:
+        return None, None
+    percent = parse_percent(sample)
+    return percent, None if percent is not None else parse_size(sample, what="sample")
+
+
+def repair(
+    source: SourceTree,
+    target: TargetTree,
+    *,
+    digest: DigestName = Algorithm.BLAKE3.value,
+    cache: Cache = CacheUse.DROP,
+    bwlimit: Rate = None,
+    jobs: Jobs = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Mend what the last verification of this pair found: only that, block by block.
+
+    Without an earlier verification it verifies first. What only TARGET has stays.
+    """
+
+    def command(services: LocalServices) -> int:
+        options = VerifyOptions(algorithm=parse_algorithm(digest), cache=cache, one_way=True)
+        with session.progress(services, json=json, quiet=quiet) as listener:
+            manner = Manner(
+                jobs=parse_jobs(jobs),
+                rate_bytes_per_s=parse_size(bwlimit, what="rate") if bwlimit else None,
+                prove=False,
+                listener=listener,
+            )
+            task = services.files.repair(parse_tree(source), parse_tree(target), options, manner)
+        return report.finish(task, json=json, lines=report.repair_lines(task.result or {}))
+
+    session.run(command, json=json)

@@ -1,0 +1,100 @@
+"""Plans the repair of what a verification found: only that, and nothing that would lose more.
+
+The source is the truth, except where the verification found the source itself damaged: such an
+entry is refused. What only the target has is not a matter of repair, but of `copy --delete`.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from holdfast.errors import HoldfastError
+from holdfast.files.ledger import Ledger
+from holdfast.files.model import Action, Decision, Fidelity, PlanItem, Reason, VerifyOutcome
+from holdfast.files.rules import decide
+from holdfast.model.tree import FileKind, Stat, parent_of
+from holdfast.ports import ReadableDirectory
+
+REPAIRABLE = (
+    VerifyOutcome.MISSING_AT_TARGET,
+    VerifyOutcome.METADATA_DIFFERS,
+    VerifyOutcome.DIGEST_DIFFERS,
+)
+_PAGE_ROWS = 4096
+
+
+def plan_repair(
+    source: ReadableDirectory, target: ReadableDirectory, ledger: Ledger, fidelity: Fidelity
+) -> tuple[dict[Action, int], int]:
+    """Store a plan for the repairable findings in the ledger; return its counts and its bytes."""
+    counts: Counter[Action] = Counter()
+    fetch_bytes = 0
+    page: list[PlanItem] = []
+    number = 0
+    with ledger.transaction():
+        ledger.plan.clear()
+        for path in ledger.entries.with_outcomes(REPAIRABLE):
+            item = _plan_one(source, target, path, number, fidelity)
+            if item is None:
+                continue
+            number += 1
+            counts[item.action] += 1
+            fetch_bytes += item.size_bytes if item.action is Action.FETCH else 0
+            page.append(item)
+            if len(page) >= _PAGE_ROWS:
+                _store(ledger, page)
+        _store(ledger, page)
+        ledger.plan.index_paths()
+    return dict(counts), fetch_bytes
+
+
+def _store(ledger: Ledger, page: list[PlanItem]) -> None:
+    ledger.plan.add(page)
+    ledger.plan.touch(_touched(page))
+    page.clear()
+
+
+def _touched(page: list[PlanItem]) -> Iterator[bytes]:
+    for item in page:
+        if item.kind is FileKind.DIRECTORY:
+            yield item.path
+        yield parent_of(item.path)
+
+
+def _plan_one(
+    source: ReadableDirectory,
+    target: ReadableDirectory,
+    path: bytes,
+    number: int,
+    fidelity: Fidelity,
+) -> PlanItem | None:
+    try:
+        wanted = source.stat(path)
+    except HoldfastError:
+        return None  # It left the source; the verification that follows tells.
+    decision = _decide(wanted, _stat_or_none(target, path), fidelity)
+    return PlanItem(
+        number,
+        path,
+        decision.action,
+        decision.reason,
+        wanted.kind,
+        wanted.size_bytes if decision.action in (Action.FETCH, Action.MAKE_SYMLINK) else 0,
+        None,
+        decision.displaces,
+    )
+
+
+def _decide(wanted: Stat, found: Stat | None, fidelity: Fidelity) -> Decision:
+    decision = decide(wanted, found, same_link=False, same_xattrs=False, fidelity=fidelity)
+    both_files = found is not None and found.kind is wanted.kind is FileKind.FILE
+    if both_files and found and found.size_bytes == wanted.size_bytes:
+        # Whatever its time says: compare block by block, write those that differ, set the rest.
+        return Decision(Action.FETCH, Reason.DAMAGED)
+    return decision
+
+
+def _stat_or_none(directory: ReadableDirectory, path: bytes) -> Stat | None:
+    try:
+        return directory.stat(path)
+    except HoldfastError:
+        return None

@@ -1,0 +1,149 @@
+"""Composition root of the commands that need no daemon: this machine's trees, clock and journal."""
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from holdfast.errors import DeniedError, NotFoundError
+from holdfast.files.running import Surroundings
+from holdfast.files.service import Files
+from holdfast.model.limits import FILE_BYTES_LARGE
+from holdfast.model.tree import display_path
+from holdfast.ports import Directory, Entropy, PaceControl, ReadableDirectory, StartWorkers, Workers
+from holdfast.proof.signature import SigningKey
+from holdfast.stores.directories.posix import PosixDirectory, PosixReadableDirectory
+from holdfast.stores.pace import SharedPace
+from holdfast.stores.processes import InlineWorkers, ProcessWorkers
+from holdfast.stores.system import SystemClock, SystemEntropy
+from holdfast.tasks.journal import TaskJournal
+from holdfast.tasks.runner import Runner
+
+InT = TypeVar("InT")
+OutT = TypeVar("OutT")
+
+_INLINE_ENTRIES = 256
+"""Less work than this is done before a worker process would have started."""
+
+
+class LocalServices:
+    """Everything the commands use, over one state directory."""
+
+    def __init__(self, state: Path) -> None:
+        """Open the state directory, making it (mode 0700) where it is missing.
+
+        Raises:
+            DeniedError: It cannot be made (`state-denied`).
+        """
+        try:
+            state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (state / "locks").mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise DeniedError(
+                f"cannot make the state directory {state}: {error.strerror}",
+                code="state-denied",
+                advice="name another with HOLDFAST_STATE",
+            ) from error
+        self.state = state
+        self.clock = SystemClock()
+        self.entropy = SystemEntropy()
+        self.journal = TaskJournal(state / "tasks.sqlite", self.clock, self.entropy)
+        self.runner = Runner(self.journal, state / "locks", self.clock)
+        self.files = Files(
+            Surroundings(
+                state=state,
+                runner=self.runner,
+                clock=self.clock,
+                open_source=open_source,
+                open_target=open_target,
+                make_pace=lambda rate: SharedPace(self.clock, rate),
+                make_workers=make_workers,
+                load_key=self.load_key,
+            )
+        )
+
+    def load_key(self) -> SigningKey:
+        """Return this machine's signing key, making it at the first use."""
+        return load_key(self.state / "keys" / "ed25519.pem", self.entropy)
+
+
+def state_directory() -> Path:
+    """Return where this user's state is: HOLDFAST_STATE, else as the XDG base directories say."""
+    named = os.environ.get("HOLDFAST_STATE")
+    if named:
+        return Path(named).absolute()
+    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(base).expanduser() / "holdfast"
+
+
+def open_source(root: bytes) -> ReadableDirectory:
+    """Open a tree for reading."""
+    return PosixReadableDirectory(root)
+
+
+def open_target(root: bytes, make: bool) -> Directory:
+    """Open a tree for writing, making its root (but not what is above) if `make`."""
+    if make:
+        try:
+            os.mkdir(root)
+        except FileExistsError:
+            pass
+        except FileNotFoundError as error:
+            raise NotFoundError(
+                f"{display_path(os.path.dirname(root))} does not exist, so {display_path(root)} "
+                "cannot be made in it",
+                code="no-root",
+                advice="make it first, and check that its file system is mounted",
+            ) from error
+        except OSError as error:
+            raise DeniedError(
+                f"{display_path(root)} cannot be made: {error.strerror}",
+                code="forbidden",
+                advice="run as a user who may write there",
+            ) from error
+    return PosixDirectory(root)
+
+
+def make_workers(pace: PaceControl, jobs: int) -> StartWorkers:
+    """Return what chooses the workers of one task."""
+    assert isinstance(pace, SharedPace)
+
+    def start(
+        function: Callable[[InT], OutT], *, entries: int, size_bytes: int
+    ) -> Workers[InT, OutT]:
+        if jobs == 1 or (entries < _INLINE_ENTRIES and size_bytes < 2 * FILE_BYTES_LARGE):
+            return InlineWorkers(function)
+        return ProcessWorkers(function, pace, jobs=jobs)
+
+    return start
+
+
+def load_key(path: Path, entropy: Entropy) -> SigningKey:
+    """Return the key in a PEM file, making one with mode 0600 if there is none.
+
+    A new key is linked to its name whole and flushed, so that of two processes that make one at
+    once both use the same, and none is ever half there.
+
+    Raises:
+        IntegrityError: The file holds no key.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        return SigningKey.from_pem(path.read_bytes())
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = path.with_name(f"{path.name}.{entropy.random_bytes(8).hex()}")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.write(descriptor, SigningKey.from_seed(entropy.random_bytes(32)).to_pem())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    with contextlib.suppress(FileExistsError):
+        os.link(fresh, path)
+    os.unlink(fresh)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    return SigningKey.from_pem(path.read_bytes())
