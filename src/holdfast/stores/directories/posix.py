@@ -279,6 +279,7 @@ class PosixDirectory(PosixReadableDirectory):
             raise_translated(error, new_path, "write-failed")
         if mode_bits.S_ISDIR(moved.st_mode):
             self._forget(path)
+            self._forget(new_path)  # An empty directory may have stood there.
 
     def remove_file(self, path: bytes) -> None:
         """See Directory."""
