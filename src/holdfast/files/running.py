@@ -37,12 +37,14 @@ from holdfast.files.results import (
 from holdfast.files.rules import bytes_short, check_deletions
 from holdfast.files.transfer import QUARANTINE_DIRECTORY, Transfer
 from holdfast.files.verifying import Explain, Verifying, fidelity_of, remember_losses
-from holdfast.model.tree import ROOT_PATH, display_path, join_path
+from holdfast.model.tree import ROOT_PATH, display_path, join_path, parent_of
 from holdfast.ports import Clock, Directory, PaceControl, ReadableDirectory, StartWorkers
 from holdfast.proof.digests import Algorithm
 from holdfast.proof.signature import SigningKey
 from holdfast.proof.statement import VerificationMode
 from holdfast.tasks.runner import Listener, Runner, TaskContext
+
+_NO_DIRECTORY = (Action.FETCH, Action.MAKE_SYMLINK, Action.RELINK, Action.REFUSE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,7 +276,7 @@ class CopyRun:
         """Say what the plan knows of an entry that looks damaged."""
         row = self._pair.ledger.plan.row_of(path)
         if row is None:
-            return None
+            return self._explain_by_parents(path)
         action, outcome, detail = row
         if action is Action.DELETE:
             if outcome in (None, CopyOutcome.SKIPPED):
@@ -287,6 +289,15 @@ class CopyRun:
                 return VerifyOutcome.CHANGED, detail
             case _:
                 return None
+
+    def _explain_by_parents(self, path: bytes) -> tuple[VerifyOutcome, str] | None:
+        """Say what became of an entry that was to go with the directory it is in."""
+        while path := parent_of(path):
+            row = self._pair.ledger.plan.row_of(path)
+            # The source has no directory there, so what is in it can only be the target's.
+            if row is not None and row[0] in _NO_DIRECTORY and row[1] is not CopyOutcome.SETTLED:
+                return VerifyOutcome.EXTRA, "the directory it is in was not removed"
+        return None
 
     def _keep_or_purge(self, *, proven: bool) -> dict[str, object]:
         """Once a copy is proven, what it replaced is let go; until then it stays."""

@@ -1,0 +1,123 @@
+"""The `holdfast` command as a process of its own: start it, wait for it, read what it said."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+NOBODY = 65534
+TIMEOUT_S = 120.0
+
+Argument = str | bytes | Path
+
+
+class Completed(NamedTuple):
+    """How a command ended and what it said."""
+
+    exit: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The one JSON object on stdout."""
+        (line,) = self.stdout.splitlines()
+        value = json.loads(line)
+        assert isinstance(value, dict)
+        return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holdfast:
+    """Runs the command with a state directory of its own."""
+
+    state: Path
+    interpreter: str = sys.executable
+    user: int | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, *arguments: Argument, timeout_s: float = TIMEOUT_S) -> Completed:
+        """Run it to its end."""
+        process = self.start(*arguments)
+        try:
+            stdout, stderr = process.communicate(timeout=timeout_s)
+        except BaseException:
+            kill_group(process)
+            raise
+        return Completed(process.returncode, _text(stdout), _text(stderr))
+
+    def start(self, *arguments: Argument) -> "subprocess.Popen[bytes]":
+        """Start it in a process group of its own; whoever starts it ends it."""
+        return subprocess.Popen(
+            [self.interpreter, "-m", "holdfast", *arguments],
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            **({} if self.user is None else _as_user(self.user)),
+        )
+
+    def copy(self, source: Argument, target: Argument, *options: Argument) -> Completed:
+        """Run `holdfast copy --json`."""
+        return self("copy", source, target, "--json", *options)
+
+    def verify(self, source: Argument, target: Argument, *options: Argument) -> Completed:
+        """Run `holdfast verify --json`."""
+        return self("verify", source, target, "--json", *options)
+
+    def tasks(self) -> list[dict[str, Any]]:
+        """Return the tasks in the journal, newest first."""
+        listed = self("tasks", "list", "--json", "--limit", "100")
+        assert listed.exit == 0, listed
+        return [json.loads(line) for line in listed.stdout.splitlines()]
+
+    def _environment(self) -> dict[str, str]:
+        kept = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C.UTF-8"}
+        return kept | {"HOLDFAST_STATE": str(self.state)} | self.environment
+
+
+def _as_user(user: int) -> dict[str, Any]:
+    return {"user": user, "group": user, "extra_groups": []}
+
+
+def _text(raw: bytes) -> str:
+    # Strict: what the command prints is UTF-8, whatever the names of files are.
+    return raw.decode("utf-8")
+
+
+def kill_group(process: "subprocess.Popen[bytes]") -> None:
+    """Kill a command and its workers, and wait for it."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.communicate()
+
+
+def unprivileged(state: Path) -> Holdfast | str:
+    """Return the command as a user without privileges, or why that cannot be had here.
+
+    The interpreter of the tests may be out of that user's reach; the system's then has to do.
+    """
+    if os.geteuid() != 0:
+        return Holdfast(state=state)
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    packages = sysconfig.get_path("purelib")
+    environment = {"PYTHONPATH": f"{ROOT / 'src'}:{packages}"}
+    for interpreter in (sys.executable, f"/usr/bin/{version}"):
+        command = Holdfast(
+            state=state, interpreter=interpreter, user=NOBODY, environment=environment
+        )
+        try:
+            if command("--version").exit == 0:
+                return command
+        except OSError:
+            continue
+    return f"no {version} with holdfast's packages that user {NOBODY} may run"
