@@ -7,7 +7,7 @@ suite in tests/contract that runs on every implementation, the simulated one inc
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
-from holdfast.model.tree import FileKind, Metadata, MetadataLoss, Space, Stat
+from holdfast.model.tree import FileKind, Metadata, MetadataLoss, Signature, Space, Stat
 
 Buffer = bytes | bytearray | memoryview
 
@@ -44,6 +44,10 @@ class ReadableFile(Protocol):
 
     def stat(self) -> Stat:
         """Return the state now, of this very file."""
+        ...
+
+    def signature(self) -> Signature:
+        """Return the part of `stat` that a change of content moves; cheaper."""
         ...
 
     def read_into(self, buffer: memoryview, offset_bytes: int) -> int:
@@ -172,8 +176,8 @@ class Directory(ReadableDirectory, Protocol):
     until then either state may.
     """
 
-    def create_file(self, path: bytes, *, resume: bool) -> WritableFile:
-        """Open a regular file for writing, making it if missing (mode 0600).
+    def create_file(self, path: bytes, *, resume: bool, mode: int = 0o600) -> WritableFile:
+        """Open a regular file for writing, making it if missing, with at most these permissions.
 
         An existing one is emptied, or kept as it is when `resume`.
         """

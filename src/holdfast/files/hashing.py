@@ -116,7 +116,7 @@ class Hasher:
             is_sparse = before.allocated_bytes < before.size_bytes
             digest = self._digest(reader, before.size_bytes, is_sparse=is_sparse)
             signature = signature_of(before)
-            if signature_of(reader.stat()) != signature:
+            if reader.signature() != signature:
                 return None
             trusted = None if is_racy(signature, observed_ns) else signature
             return Reading(digest, trusted, digest_xattrs(reader.xattrs()), False, "", "")

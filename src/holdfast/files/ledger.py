@@ -147,6 +147,7 @@ class PlanTable:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self._is_indexed = False
         connection.execute("CREATE TEMP TABLE touched (path BLOB PRIMARY KEY) WITHOUT ROWID")
         connection.execute(
             "CREATE TEMP TABLE links (device INTEGER, inode INTEGER, path BLOB NOT NULL,"
@@ -156,6 +157,8 @@ class PlanTable:
 
     def clear(self) -> None:
         """Forget the plan before this one."""
+        self._connection.execute("DROP INDEX IF EXISTS plan_path")
+        self._is_indexed = False
         for table in ("plan", "touched", "links"):
             self._connection.execute(f"DELETE FROM {table}")
 
@@ -252,6 +255,7 @@ class PlanTable:
 
     def row_of(self, path: bytes) -> tuple[Action, CopyOutcome | None, str] | None:
         """Return action, outcome and detail of a planned path; None if it was kept."""
+        self._index_paths()
         row = self._connection.execute(
             "SELECT action, outcome, detail FROM plan WHERE path = ?", (path,)
         ).fetchone()
@@ -261,14 +265,17 @@ class PlanTable:
 
     def outcome_of(self, path: bytes) -> CopyOutcome | None:
         """Return what became of a planned path; None if it was kept or is not yet done."""
+        self._index_paths()
         row = self._connection.execute(
             "SELECT outcome FROM plan WHERE path = ? AND action != 'delete'", (path,)
         ).fetchone()
         return None if row is None or row[0] is None else CopyOutcome(row[0])
 
-    def index_paths(self) -> None:
-        """Make `outcome_of` and `row_of` quick."""
-        self._connection.execute("CREATE INDEX IF NOT EXISTS plan_path ON plan (path)")
+    def _index_paths(self) -> None:
+        """Index paths at the first look by path: most plans never need one."""
+        if not self._is_indexed:
+            self._connection.execute("CREATE INDEX IF NOT EXISTS plan_path ON plan (path)")
+            self._is_indexed = True
 
     def repaired(self, limit: int) -> list[Finding]:
         """Return settled entries of which there is something to tell, in path order."""

@@ -70,7 +70,6 @@ class Planner:
             for path, left, right, known in self._rows(source, target):
                 self._plan_one(path, left, right, known)
             self._store_page()
-            self.ledger.plan.index_paths()
         return PlanSummary(
             counts=dict(self._counts),
             fetch_bytes=self._fetch_bytes,

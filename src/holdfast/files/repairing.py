@@ -43,7 +43,6 @@ def plan_repair(
             if len(page) >= _PAGE_ROWS:
                 _store(ledger, page)
         _store(ledger, page)
-        ledger.plan.index_paths()
     return dict(counts), fetch_bytes
 
 

@@ -56,28 +56,23 @@ _RETRY_AFTER_S = 0.05
 
 
 def partial_path(path: bytes) -> bytes:
-    """Return where the partial file of an entry is: always the same, so that it is found again."""
+    """Return where a later run finds the partial file of a large entry: always the same place."""
     return join_path(PARTIAL_DIRECTORY, hashlib.blake2b(path, digest_size=16).hexdigest().encode())
-
-
-class _Content(NamedTuple):
-    """What was read of one entry, and what was written of it."""
-
-    stat: Stat
-    digest: bytes | None
-    xattrs: bytes
-    written_bytes: int
-    losses: tuple[str, ...]
 
 
 class _Staged(NamedTuple):
     """An entry whose partial file is complete and not yet durable."""
 
     item: PlanItem
-    content: _Content
-    signature: Signature | None
-    partial: WritableFile | None
+    partial: bytes
+    writer: WritableFile | None
     """Open only where it will be flushed by itself."""
+    size_bytes: int
+    written_bytes: int
+    signature: Signature | None
+    digest: bytes | None
+    xattrs: bytes
+    losses: tuple[str, ...]
 
 
 class _ChangedError(Exception):
@@ -206,7 +201,7 @@ class Transfer:
     def _stage(self, item: PlanItem, *, keep_open: bool) -> _Staged:
         """Make one partial file, reading again while the source changes."""
         if item.kind is FileKind.SYMLINK:
-            return _Staged(item, self._stage_symlink(item.path), None, None)
+            return self._stage_symlink(item)
         for attempt in range(attempts_for(item.size_bytes)):
             if attempt:
                 self.clock.sleep(_RETRY_AFTER_S * 2**attempt)
@@ -230,22 +225,34 @@ class Transfer:
     ) -> _Staged | None:
         """Copy one open file into its partial; None if it changed meanwhile."""
         before = reader.stat()
-        is_large = before.size_bytes >= FILE_BYTES_LARGE
-        writer = self.target.create_file(partial_path(item.path), resume=is_large)
+        signature = signature_of(before)
+        size_bytes = before.size_bytes
+        partial = _partial_of(item)
+        writer = self.target.create_file(
+            partial, resume=item.size_bytes >= FILE_BYTES_LARGE, mode=before.mode & 0o777
+        )
         keep = False
         try:
-            if before.size_bytes <= BLOCK_BYTES and before.allocated_bytes >= before.size_bytes:
-                digest, written = self._copy_small(reader, writer, before.size_bytes)
+            if size_bytes <= BLOCK_BYTES and before.allocated_bytes >= size_bytes:
+                digest, written = self._copy_small(reader, writer, size_bytes)
             else:
-                digest, written = self._copy_large(reader, writer, before)
-            if signature_of(reader.stat()) != signature_of(before):
+                digest, written = self._copy_large(reader, writer, size_bytes)
+            if reader.signature() != signature:
                 return None
             xattrs = reader.xattrs()
             losses = writer.set_metadata(metadata_of(before, xattrs))
-            content = _Content(before, digest, digest_xattrs(xattrs), written, tuple(losses))
-            signature = None if is_racy(signature_of(before), observed_ns) else signature_of(before)
             keep = keep_open
-            return _Staged(item, content, signature, writer if keep_open else None)
+            return _Staged(
+                item,
+                partial,
+                writer if keep_open else None,
+                size_bytes,
+                written,
+                None if is_racy(signature, observed_ns) else signature,
+                digest,
+                digest_xattrs(xattrs),
+                tuple(losses),
+            )
         finally:
             if not keep:
                 writer.close()
@@ -263,7 +270,7 @@ class Transfer:
         return digest_of(self.algorithm, data), done
 
     def _copy_large(
-        self, reader: ReadableFile, writer: WritableFile, stat: Stat
+        self, reader: ReadableFile, writer: WritableFile, size_bytes: int
     ) -> tuple[bytes, int]:
         """Copy data and leave holes, going on after what an earlier run left in the partial.
 
@@ -271,7 +278,6 @@ class Transfer:
         is of the source's bytes, and only blocks that differ are written.
         """
         digest = new_digest(self.algorithm)
-        size_bytes = stat.size_bytes
         present_bytes = min(writer.size_bytes(), size_bytes)
         written = position = flushed = 0
         for start, end in reader.data_extents(size_bytes):
@@ -317,28 +323,30 @@ class Transfer:
         other = self._block(1)[: len(data)]
         return writer.read_into(other, position) == len(data) and other == data
 
-    def _stage_symlink(self, path: bytes) -> _Content:
+    def _stage_symlink(self, item: PlanItem) -> _Staged:
         try:
-            stat = self.source.stat(path)
-            target = self.source.read_link(path)
+            stat = self.source.stat(item.path)
+            target = self.source.read_link(item.path)
         except NotFoundError as error:
             raise _VanishedError from error
         except ConflictError as error:
             raise _ChangedError from error
-        partial = partial_path(path)
+        partial = _partial_of(item)
         remove_if_there(self.target, partial)
         losses = self.target.make_symlink(partial, target, metadata_of(stat, {}))
-        return _Content(stat, None, b"", len(target), tuple(losses))
+        return _Staged(
+            item, partial, None, len(target), len(target), None, None, b"", tuple(losses)
+        )
 
     def _flush(self, staged: list[_Staged], *, flush_each: bool) -> None:
         if not staged:
             return
-        if not flush_each or any(each.partial is None for each in staged):
+        if not flush_each or any(each.writer is None for each in staged):
             self.target.flush_all()
         for each in staged:
-            if each.partial is not None:
-                each.partial.flush()
-                each.partial.close()
+            if each.writer is not None:
+                each.writer.flush()
+                each.writer.close()
 
     def _publish(self, staged: list[_Staged]) -> list[SettleResult]:
         """Name what is durable, then make the names durable."""
@@ -348,10 +356,10 @@ class Transfer:
             try:
                 if each.item.displaces is not None:
                     displace(self.target, each.item.path, self.quarantine, flush=True)
-                self.target.rename(partial_path(each.item.path), each.item.path)
+                self.target.rename(each.partial, each.item.path)
                 named.append(each)
             except HoldfastError as error:
-                remove_if_there(self.target, partial_path(each.item.path))
+                remove_if_there(self.target, each.partial)
                 results.append(failed_result(each.item, error))
         try:
             flush_directories(self.target, {parent_of(each.item.path) for each in named})
@@ -364,11 +372,11 @@ class Transfer:
     ) -> None:
         """Remove partial files, but for large ones a later run can go on with."""
         for each in staged:
-            if each.partial is not None:
-                each.partial.close()
+            if each.writer is not None:
+                each.writer.close()
         for item in items:
             if not (keep_large and item.size_bytes >= FILE_BYTES_LARGE):
-                remove_if_there(self.target, partial_path(item.path))
+                remove_if_there(self.target, _partial_of(item))
 
     def _block(self, which: int) -> memoryview:
         if self._buffers is None:
@@ -381,6 +389,13 @@ def metadata_of(stat: Stat, xattrs: dict[bytes, bytes]) -> Metadata:
     return Metadata(
         mode=stat.mode, mtime_ns=stat.mtime_ns, uid=stat.uid, gid=stat.gid, xattrs=xattrs
     )
+
+
+def _partial_of(item: PlanItem) -> bytes:
+    """Return where the partial file of an item goes; of a small one, that need not be found."""
+    if item.size_bytes >= FILE_BYTES_LARGE:
+        return partial_path(item.path)
+    return b"%s/%d" % (PARTIAL_DIRECTORY, item.number)
 
 
 def remove_if_there(target: Directory, path: bytes) -> None:
@@ -456,12 +471,16 @@ def no_result(item: PlanItem, outcome: CopyOutcome, detail: str = "") -> SettleR
 
 
 def _settled(each: _Staged) -> SettleResult:
-    content = each.content
-    return no_result(each.item, CopyOutcome.SETTLED)._replace(
-        size_bytes=content.stat.size_bytes,
-        written_bytes=content.written_bytes,
-        signature=each.signature,
-        digest=content.digest,
-        xattrs=content.xattrs,
-        losses=content.losses,
+    return SettleResult(
+        each.item.number,
+        each.item.path,
+        CopyOutcome.SETTLED,
+        "",
+        "",
+        each.size_bytes,
+        each.written_bytes,
+        each.signature,
+        each.digest,
+        each.xattrs,
+        each.losses,
     )

@@ -6,6 +6,8 @@ starts any thread. A worker dies with the process that forked it (PR_SET_PDEATHS
 lives it holds the task's lock, so a new run never meets a worker of an old one.
 """
 
+import gc
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -99,6 +101,9 @@ def _become_worker(
     # Ctrl-C goes to the whole group; the coordinator hears it and stops us between two blocks.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Modes are given with each file made; short-lived values without cycles need no collector.
+    os.umask(0)
+    gc.disable()
     with slots.get_lock():
         slots.value += 1
         pace.use_slot(slots.value)

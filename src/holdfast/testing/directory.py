@@ -106,12 +106,12 @@ class SimDirectory:
         self.gate.look("open_file", path)
         return SimFile(self._disk, self._regular(path), path)
 
-    def create_file(self, path: bytes, *, resume: bool) -> SimFile:
+    def create_file(self, path: bytes, *, resume: bool, mode: int = 0o600) -> SimFile:
         """See Directory."""
         self.gate.operation("create_file", path)
         directory, name = self._place(path)
         if name not in directory.names:
-            self._add(directory, name, self._disk.make_inode(FileKind.FILE, 0o600))
+            self._add(directory, name, self._disk.make_inode(FileKind.FILE, mode))
         inode = self._regular(path)
         if not resume:
             inode.truncate(0)

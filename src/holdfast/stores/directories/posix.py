@@ -142,10 +142,10 @@ class PosixReadableDirectory:
         self._forget(ROOT_PATH)
         os.close(self._root_descriptor)
 
-    def _open_regular(self, path: bytes, flags: int) -> PosixFile:
+    def _open_regular(self, path: bytes, flags: int, mode: int = 0) -> PosixFile:
         directory, name = self._parent(path)
         try:
-            descriptor = os.open(name, flags | _FILE_FLAGS, 0o600, dir_fd=directory)
+            descriptor = os.open(name, flags | _FILE_FLAGS, mode, dir_fd=directory)
         except IsADirectoryError as error:
             raise _not_a_file(path) from error
         except OSError as error:
@@ -214,10 +214,10 @@ class PosixReadableDirectory:
 class PosixDirectory(PosixReadableDirectory):
     """Directory over `root`; see the module for its invariants."""
 
-    def create_file(self, path: bytes, *, resume: bool) -> PosixFile:
+    def create_file(self, path: bytes, *, resume: bool, mode: int = 0o600) -> PosixFile:
         """See Directory."""
         flags = os.O_RDWR | os.O_CREAT
-        return self._open_regular(path, flags if resume else flags | os.O_TRUNC)
+        return self._open_regular(path, flags if resume else flags | os.O_TRUNC, mode)
 
     def make_directory(self, path: bytes) -> None:
         """See Directory."""

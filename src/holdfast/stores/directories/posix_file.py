@@ -7,7 +7,7 @@ import stat as mode_bits
 from collections.abc import Iterator
 
 from holdfast.model.limits import MIB
-from holdfast.model.tree import FileKind, Metadata, MetadataLoss, Stat
+from holdfast.model.tree import FileKind, Metadata, MetadataLoss, Signature, Stat
 from holdfast.ports import Buffer
 from holdfast.stores.directories import linux
 from holdfast.stores.directories.errors import raise_translated
@@ -82,16 +82,19 @@ def apply_metadata(target: Target, metadata: Metadata) -> list[MetadataLoss]:
     losses: list[MetadataLoss] = []
     mode = metadata.mode
     current = os.stat(target)
+    owner_changed = False
     if (current.st_uid, current.st_gid) != (metadata.uid, metadata.gid):
         try:
             os.chown(target, metadata.uid, metadata.gid)
+            owner_changed = True  # And with it perhaps the mode.
         except PermissionError:
             losses.append(MetadataLoss.OWNER)
             if mode & _SET_ID_BITS:
                 # A set-id program must never come to run as somebody else than it was meant to.
                 mode &= ~_SET_ID_BITS
                 losses.append(MetadataLoss.SET_ID)
-    os.chmod(target, mode)
+    if current.st_mode & 0o7777 != mode or owner_changed:
+        os.chmod(target, mode)
     if not _apply_xattrs(target, metadata.xattrs):
         losses.append(MetadataLoss.XATTR)
     os.utime(target, ns=(metadata.mtime_ns, metadata.mtime_ns))
@@ -101,6 +104,8 @@ def apply_metadata(target: Target, metadata: Metadata) -> list[MetadataLoss]:
 def _apply_xattrs(target: Target, wanted: dict[bytes, bytes]) -> bool:
     """Make the copied attributes exactly `wanted`; return whether that worked."""
     present = read_xattrs(target)
+    if present == wanted:
+        return True
     kept = True
     for name in present.keys() - wanted.keys():
         try:
@@ -131,6 +136,11 @@ class PosixFile:
     def stat(self) -> Stat:
         """See ReadableFile."""
         return convert_stat(os.fstat(self._descriptor))
+
+    def signature(self) -> Signature:
+        """See ReadableFile."""
+        raw = os.fstat(self._descriptor)
+        return Signature(raw.st_size, raw.st_mtime_ns, raw.st_ctime_ns, raw.st_ino)
 
     def size_bytes(self) -> int:
         """See WritableFile."""
