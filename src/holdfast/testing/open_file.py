@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from holdfast.model.tree import FileKind, Metadata, MetadataLoss, Stat
+from holdfast.model.tree import FileKind, Metadata, MetadataLoss, Signature, Stat, signature_of
 from holdfast.ports import Buffer, Clock
 from holdfast.testing.faults import Gate, disk_full, flush_failed
 from holdfast.testing.inodes import Attributes, Inode, born_inode
@@ -113,6 +113,11 @@ class SimFile:
         """See ReadableFile."""
         self._look("stat")
         return self._inode.stat(self._disk.device)
+
+    def signature(self) -> Signature:
+        """See ReadableFile."""
+        self._look("stat")
+        return signature_of(self._inode.stat(self._disk.device))
 
     def size_bytes(self) -> int:
         """See WritableFile."""
