@@ -142,18 +142,51 @@ class Ledger:
         self.connection.close()
 
 
+class LinkTable:
+    """Hard link groups met while planning. Kept in SQLite: there may be millions."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        connection.execute(
+            "CREATE TEMP TABLE links (device INTEGER, inode INTEGER, path BLOB NOT NULL,"
+            " action TEXT NOT NULL, target_inode INTEGER, PRIMARY KEY (device, inode))"
+            " WITHOUT ROWID"
+        )
+        connection.execute("CREATE INDEX temp.links_target ON links (target_inode)")
+
+    def first(self, device: int, inode: int) -> tuple[bytes, Action, int | None] | None:
+        """Return the first name of a group, its action and its inode at the target."""
+        row = self._connection.execute(
+            "SELECT path, action, target_inode FROM links WHERE device = ? AND inode = ?",
+            (device, inode),
+        ).fetchone()
+        return None if row is None else (row[0], Action(row[1]), row[2])
+
+    def has_kept(self, target_inode: int) -> bool:
+        """Say whether another group keeps this inode of the target."""
+        row = self._connection.execute(
+            "SELECT 1 FROM links WHERE target_inode = ? AND action IN (?, ?)",
+            (target_inode, Action.KEEP, Action.SET_METADATA),
+        ).fetchone()
+        return row is not None
+
+    def add(
+        self, device: int, inode: int, path: bytes, action: Action, target_inode: int | None
+    ) -> None:
+        """Note the first name of a group."""
+        self._connection.execute(
+            "INSERT INTO links VALUES (?, ?, ?, ?, ?)", (device, inode, path, action, target_inode)
+        )
+
+
 class PlanTable:
     """The plan in hand, in path order, and what became of each item."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._is_indexed = False
+        self.links = LinkTable(connection)
         connection.execute("CREATE TEMP TABLE touched (path BLOB PRIMARY KEY) WITHOUT ROWID")
-        connection.execute(
-            "CREATE TEMP TABLE links (device INTEGER, inode INTEGER, path BLOB NOT NULL,"
-            " action TEXT NOT NULL, target_inode INTEGER, PRIMARY KEY (device, inode))"
-            " WITHOUT ROWID"
-        )
 
     def clear(self) -> None:
         """Forget the plan before this one."""
@@ -187,22 +220,6 @@ class PlanTable:
         """Yield noted directories, deepest first."""
         for (path,) in self._connection.execute("SELECT path FROM touched ORDER BY path DESC"):
             yield path
-
-    def first_link(self, device: int, inode: int) -> tuple[bytes, Action, int | None] | None:
-        """Return the first name of a hard link group, its action and its inode at the target."""
-        row = self._connection.execute(
-            "SELECT path, action, target_inode FROM links WHERE device = ? AND inode = ?",
-            (device, inode),
-        ).fetchone()
-        return None if row is None else (row[0], Action(row[1]), row[2])
-
-    def add_link(
-        self, device: int, inode: int, path: bytes, action: Action, target_inode: int | None
-    ) -> None:
-        """Note the first name of a hard link group. Kept in SQLite: there may be millions."""
-        self._connection.execute(
-            "INSERT INTO links VALUES (?, ?, ?, ?, ?)", (device, inode, path, action, target_inode)
-        )
 
     def open_items(
         self, *actions: Action, large_from: int | None = None, small_below: int | None = None

@@ -20,7 +20,7 @@ from holdfast.files.model import (
     PlanSummary,
     Reason,
 )
-from holdfast.files.rules import decide, decide_follower, is_trusted
+from holdfast.files.rules import decide, decide_follower, decide_shared, is_trusted
 from holdfast.model.tree import FileKind, Stat, parent_of, signature_of
 from holdfast.ports import ReadableDirectory
 
@@ -103,7 +103,7 @@ class Planner:
             return
         decision = self._decide(path, source, target, known)
         leader = None
-        if source is not None and source.kind is FileKind.FILE and source.links_count > 1:
+        if source is not None and source.kind is FileKind.FILE and _has_links(source, target):
             decision, leader = self._decide_link(path, source, target, decision)
         self._counts[decision.action] += 1
         if decision.action is not Action.KEEP:
@@ -151,10 +151,12 @@ class Planner:
         self, path: bytes, source: Stat, target: Stat | None, own: Decision
     ) -> tuple[Decision, bytes | None]:
         """Plan one name of a hard link group: the first is copied, the others are linked to it."""
-        first = self.ledger.plan.first_link(source.device, source.inode)
+        first = self.ledger.plan.links.first(source.device, source.inode)
         inode = target.inode if target is not None and target.kind is FileKind.FILE else None
         if first is None:
-            self.ledger.plan.add_link(source.device, source.inode, path, own.action, inode)
+            if inode is not None and self.ledger.plan.links.has_kept(inode):
+                own = decide_shared(own)
+            self.ledger.plan.links.add(source.device, source.inode, path, own.action, inode)
             return own, None
         leader, action, leader_inode = first
         same_inode = inode is not None and inode == leader_inode
@@ -224,6 +226,10 @@ class Planner:
             self._store_page()
             self.ledger.plan.refuse(self._displaced[1])
             self._counts[Action.REFUSE] += 1
+
+
+def _has_links(source: Stat, target: Stat | None) -> bool:
+    return source.links_count > 1 or (target is not None and target.links_count > 1)
 
 
 def with_known(

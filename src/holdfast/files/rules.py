@@ -133,6 +133,15 @@ def decide_follower(leader: Action, *, same_inode: bool, own: Decision) -> Decis
     return Decision(Action.RELINK, Reason.LINK_GROUP, own.displaces)
 
 
+def decide_shared(own: Decision) -> Decision:
+    """Say what becomes of a file that shares its inode at the target, and not at the source.
+
+    Left so, a later write to the one name, or its repair, would change the other.
+    """
+    stays = own.action in (Action.KEEP, Action.SET_METADATA)
+    return Decision(Action.FETCH, Reason.LINK_GROUP) if stays else own
+
+
 def check_deletions(
     plan: PlanSummary, limit: DeleteLimit, *, source_is_empty: bool, target_name: str
 ) -> None:

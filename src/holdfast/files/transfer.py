@@ -45,7 +45,15 @@ from holdfast.model.tree import (
     parent_of,
     signature_of,
 )
-from holdfast.ports import Clock, Directory, Pace, ReadableDirectory, ReadableFile, WritableFile
+from holdfast.ports import (
+    Clock,
+    Directory,
+    Pace,
+    ReadableDirectory,
+    ReadableFile,
+    SmallFile,
+    WritableFile,
+)
 from holdfast.proof.digests import Algorithm, Digest, digest_of, new_digest
 
 PARTIAL_DIRECTORY = join_path(SIDE_DIRECTORY, b"partial")
@@ -146,8 +154,9 @@ class Transfer:
             before = reader.stat()
             damaged = self.target.open_file(item.path)
             try:
-                if damaged.stat().size_bytes != before.size_bytes:
-                    return None
+                found = damaged.stat()
+                if found.size_bytes != before.size_bytes or found.links_count > 1:
+                    return None  # What else has this inode for its own must not change with it.
                 damaged.drop_cache()
                 runs = find_damage(reader, damaged, before.size_bytes, self.pace)
             finally:
@@ -206,6 +215,12 @@ class Transfer:
             if attempt:
                 self.clock.sleep(_RETRY_AFTER_S * 2**attempt)
             observed_ns = self.clock.now_ns()
+            if item.size_bytes <= BLOCK_BYTES and not keep_open:
+                small = self._read_small(item.path)
+                if small is not None:
+                    if small.is_steady:
+                        return self._write_small(item, small, observed_ns)
+                    continue
             try:
                 reader = self.source.open_file(item.path)
             except NotFoundError as error:
@@ -219,6 +234,34 @@ class Transfer:
             if staged is not None:
                 return staged
         raise _ChangedError
+
+    def _read_small(self, path: bytes) -> SmallFile | None:
+        try:
+            return self.source.read_small(path, self._block(0))
+        except NotFoundError as error:
+            raise _VanishedError from error
+        except ConflictError as error:
+            raise _ChangedError from error
+
+    def _write_small(self, item: PlanItem, small: SmallFile, observed_ns: int) -> _Staged:
+        self.pace.take(small.size_bytes)
+        stat, size_bytes = small.stat, small.size_bytes
+        data = self._block(0)[:size_bytes]
+        partial = _partial_of(item)
+        losses = self.target.write_small(partial, data, metadata_of(stat, small.xattrs))
+        self.pace.moved(size_bytes)
+        signature = signature_of(stat)
+        return _Staged(
+            item,
+            partial,
+            None,
+            size_bytes,
+            size_bytes,
+            None if is_racy(signature, observed_ns) else signature,
+            digest_of(self.algorithm, data),
+            digest_xattrs(small.xattrs),
+            tuple(losses),
+        )
 
     def _stage_file(
         self, item: PlanItem, reader: ReadableFile, observed_ns: int, *, keep_open: bool
