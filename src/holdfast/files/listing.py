@@ -96,6 +96,9 @@ class Walk:
                     below = self._keys(path)
                     stack.append((path, below, iter(below)))
                 continue
+            if len(path) > PATH_BYTES_MAX:
+                self._fail_as_too_long(path)
+                continue
             try:
                 found = stat(path)
             except NotFoundError:
@@ -136,8 +139,14 @@ class Walk:
         return keys
 
     def _may_enter(self, path: bytes, depth: int) -> bool:
-        if depth < DIRECTORY_DEPTH_MAX and len(path) < PATH_BYTES_MAX:
+        if len(path) > PATH_BYTES_MAX:
+            return False  # Told of already, as an entry.
+        if depth < DIRECTORY_DEPTH_MAX:
             return True
+        self._fail_as_too_long(path)
+        return False
+
+    def _fail_as_too_long(self, path: bytes) -> None:
         self._fail(
             path,
             CapacityError(
@@ -146,7 +155,6 @@ class Walk:
                 advice=f"at most {PATH_BYTES_MAX} bytes of path can be copied",
             ),
         )
-        return False
 
     def _fail(self, path: bytes, error: HoldfastError) -> None:
         self.failures += 1

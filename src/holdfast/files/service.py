@@ -167,7 +167,7 @@ class Files:
 
 def subject_of(root: bytes) -> str:
     """Return what no two tasks may work on at once: a target, whatever they do with it."""
-    return "tree " + os.fsdecode(root).encode("utf-8", "backslashreplace").decode()
+    return f"tree {display_path(root)}"
 
 
 def _check_roots(source: bytes, target: bytes) -> None:

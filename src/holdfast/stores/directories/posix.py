@@ -30,13 +30,16 @@ from holdfast.model.tree import (
     display_path,
     join_path,
 )
+from holdfast.ports import Buffer, SmallFile
 from holdfast.stores.directories import linux
 from holdfast.stores.directories.errors import raise_translated
 from holdfast.stores.directories.posix_file import (
     PosixFile,
     apply_metadata,
     convert_stat,
+    read_small,
     read_xattrs,
+    write_small,
 )
 
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -74,6 +77,8 @@ class PosixReadableDirectory:
         except OSError as error:
             raise_translated(error, root, "read-failed")
         self._descriptors: OrderedDict[bytes, int] = OrderedDict()
+        self._newest: tuple[bytes, int] = (ROOT_PATH, self._root_descriptor)
+        """The directory used last, which the next path most often shares."""
 
     def describe(self) -> dict[str, object]:
         """See ReadableDirectory."""
@@ -137,6 +142,17 @@ class PosixReadableDirectory:
         """See ReadableDirectory."""
         return self._open_regular(path, os.O_RDONLY)
 
+    def read_small(self, path: bytes, buffer: memoryview) -> SmallFile | None:
+        """See ReadableDirectory."""
+        directory, name = self._parent(path)
+        descriptor = self._open_descriptor(directory, name, path, os.O_RDONLY)
+        try:
+            return read_small(descriptor, buffer)
+        except OSError as error:
+            raise_translated(error, path, "read-failed")
+        finally:
+            os.close(descriptor)
+
     def close(self) -> None:
         """See ReadableDirectory."""
         self._forget(ROOT_PATH)
@@ -144,6 +160,11 @@ class PosixReadableDirectory:
 
     def _open_regular(self, path: bytes, flags: int, mode: int = 0) -> PosixFile:
         directory, name = self._parent(path)
+        return PosixFile(self._open_descriptor(directory, name, path, flags, mode), path)
+
+    def _open_descriptor(
+        self, directory: int, name: bytes, path: bytes, flags: int, mode: int = 0
+    ) -> int:
         try:
             descriptor = os.open(name, flags | _FILE_FLAGS, mode, dir_fd=directory)
         except IsADirectoryError as error:
@@ -153,7 +174,7 @@ class PosixReadableDirectory:
         if not mode_bits.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise _not_a_file(path)
-        return PosixFile(descriptor, path)
+        return descriptor
 
     @contextlib.contextmanager
     def _pinned(self, path: bytes) -> Iterator[tuple[bytes, FileKind]]:
@@ -172,7 +193,26 @@ class PosixReadableDirectory:
 
     def _parent(self, path: bytes) -> tuple[int, bytes]:
         directory, _, name = path.rpartition(b"/")
-        return self._directory(directory), name
+        if directory == self._newest[0]:
+            return self._newest[1], name
+        descriptor = self._directory(directory)
+        self._newest = (directory, descriptor)
+        return descriptor, name
+
+    @contextlib.contextmanager
+    def _parents(self, path: bytes, other: bytes) -> Iterator[tuple[int, bytes, int, bytes]]:
+        """Hold the directories of two entries at once."""
+        directory, name = self._parent(path)
+        if other.count(b"/") < _DESCRIPTORS_MAX:
+            yield directory, name, *self._parent(other)
+            return
+        # The way to so deep a directory may close the descriptor of the first, and its number
+        # would then name something else.
+        held = os.dup(directory)
+        try:
+            yield held, name, *self._parent(other)
+        finally:
+            os.close(held)
 
     def _directory(self, path: bytes) -> int:
         """Return a descriptor of a directory, opened along the way from the root."""
@@ -193,6 +233,7 @@ class PosixReadableDirectory:
             # The one just opened is the newest and stays, however deep the path is.
             if len(self._descriptors) > _DESCRIPTORS_MAX:
                 os.close(self._descriptors.popitem(last=False)[1])
+                self._newest = (ROOT_PATH, self._root_descriptor)
         return descriptor
 
     def _nearest(self, path: bytes) -> tuple[int, bytes, list[bytes]]:
@@ -206,6 +247,7 @@ class PosixReadableDirectory:
 
     def _forget(self, path: bytes) -> None:
         """Close the descriptors of a directory and of all below it: its path changed meaning."""
+        self._newest = (ROOT_PATH, self._root_descriptor)
         below = path + b"/"
         for known in [p for p in self._descriptors if not path or p == path or p.startswith(below)]:
             os.close(self._descriptors.pop(known))
@@ -218,6 +260,18 @@ class PosixDirectory(PosixReadableDirectory):
         """See Directory."""
         flags = os.O_RDWR | os.O_CREAT
         return self._open_regular(path, flags if resume else flags | os.O_TRUNC, mode)
+
+    def write_small(self, path: bytes, data: Buffer, metadata: Metadata) -> list[MetadataLoss]:
+        """See Directory."""
+        directory, name = self._parent(path)
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC
+        descriptor = self._open_descriptor(directory, name, path, flags, metadata.mode & 0o777)
+        try:
+            return write_small(descriptor, data, metadata)
+        except OSError as error:
+            raise_translated(error, path, "write-failed")
+        finally:
+            os.close(descriptor)
 
     def make_directory(self, path: bytes) -> None:
         """See Directory."""
@@ -238,18 +292,17 @@ class PosixDirectory(PosixReadableDirectory):
 
     def make_hard_link(self, existing: bytes, path: bytes) -> None:
         """See Directory."""
-        source_directory, source_name = self._parent(existing)
-        directory, name = self._parent(path)
-        try:
-            os.link(
-                source_name,
-                name,
-                src_dir_fd=source_directory,
-                dst_dir_fd=directory,
-                follow_symlinks=False,
-            )
-        except OSError as error:
-            raise_translated(error, path, "write-failed")
+        with self._parents(existing, path) as (source, source_name, directory, name):
+            try:
+                os.link(
+                    source_name,
+                    name,
+                    src_dir_fd=source,
+                    dst_dir_fd=directory,
+                    follow_symlinks=False,
+                )
+            except OSError as error:
+                raise_translated(error, path, "write-failed")
 
     def set_metadata(self, path: bytes, kind: FileKind, metadata: Metadata) -> list[MetadataLoss]:
         """See Directory."""
@@ -270,13 +323,12 @@ class PosixDirectory(PosixReadableDirectory):
 
     def rename(self, path: bytes, new_path: bytes) -> None:
         """See Directory."""
-        directory, name = self._parent(path)
-        new_directory, new_name = self._parent(new_path)
-        try:
-            os.rename(name, new_name, src_dir_fd=directory, dst_dir_fd=new_directory)
-            moved = os.stat(new_name, dir_fd=new_directory, follow_symlinks=False)
-        except OSError as error:
-            raise_translated(error, new_path, "write-failed")
+        with self._parents(path, new_path) as (directory, name, new_directory, new_name):
+            try:
+                os.rename(name, new_name, src_dir_fd=directory, dst_dir_fd=new_directory)
+                moved = os.stat(new_name, dir_fd=new_directory, follow_symlinks=False)
+            except OSError as error:
+                raise_translated(error, new_path, "write-failed")
         if mode_bits.S_ISDIR(moved.st_mode):
             self._forget(path)
             self._forget(new_path)  # An empty directory may have stood there.
