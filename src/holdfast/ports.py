@@ -5,7 +5,7 @@ suite in tests/contract that runs on every implementation, the simulated one inc
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from holdfast.model.tree import FileKind, Metadata, MetadataLoss, Signature, Space, Stat
 
@@ -37,6 +37,18 @@ class Entropy(Protocol):
     def random_bytes(self, count: int) -> bytes:
         """Return `count` unpredictable bytes."""
         ...
+
+
+class SmallFile(NamedTuple):
+    """A whole file read in one call."""
+
+    stat: Stat
+    """As it was before the reading."""
+    size_bytes: int
+    """How much of the buffer was filled."""
+    xattrs: dict[bytes, bytes]
+    is_steady: bool
+    """Whether nothing moved between the beginning and the end of the reading."""
 
 
 class ReadableFile(Protocol):
@@ -163,6 +175,14 @@ class ReadableDirectory(Protocol):
         """
         ...
 
+    def read_small(self, path: bytes, buffer: memoryview) -> SmallFile | None:
+        """Open, read and close a regular file; None if it is sparse or larger than `buffer`.
+
+        The same as open_file and the calls on it, in one: trees of small files spend most of their
+        time between calls. Raises as these do.
+        """
+        ...
+
     def close(self) -> None:
         """Release it. Never raises."""
         ...
@@ -180,6 +200,13 @@ class Directory(ReadableDirectory, Protocol):
         """Open a regular file for writing, making it if missing, with at most these permissions.
 
         An existing one is emptied, or kept as it is when `resume`.
+        """
+        ...
+
+    def write_small(self, path: bytes, data: Buffer, metadata: Metadata) -> list[MetadataLoss]:
+        """Make or empty a regular file, write it whole, set its metadata and close it.
+
+        The same as create_file and the calls on it, in one. Not flushed.
         """
         ...
 

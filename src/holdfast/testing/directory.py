@@ -13,6 +13,7 @@ An inode is born durable as it was made: empty, and of a symlink with its target
 Not thread-safe. Faults are in `faults`, what power leaves in `power`.
 """
 
+from contextlib import closing
 from random import Random
 
 from holdfast.errors import ConflictError, InvalidRequestError, NotFoundError
@@ -26,8 +27,9 @@ from holdfast.model.tree import (
     Stat,
     display_path,
     join_path,
+    signature_of,
 )
-from holdfast.ports import Clock
+from holdfast.ports import Buffer, Clock, SmallFile
 from holdfast.testing.faults import Gate, SimFaults, flush_failed
 from holdfast.testing.inodes import Inode
 from holdfast.testing.names import DurableNames, NameChange, NameJournal
@@ -105,6 +107,24 @@ class SimDirectory:
         """See ReadableDirectory."""
         self.gate.look("open_file", path)
         return SimFile(self._disk, self._regular(path), path)
+
+    def read_small(self, path: bytes, buffer: memoryview) -> SmallFile | None:
+        """See ReadableDirectory."""
+        with closing(self.open_file(path)) as reader:
+            before = reader.stat()
+            if before.size_bytes > len(buffer) or before.allocated_bytes < before.size_bytes:
+                return None
+            done = reader.read_into(buffer[: before.size_bytes], 0)
+            xattrs = reader.xattrs()
+            is_steady = reader.signature() == signature_of(before)
+            return SmallFile(before, done, xattrs, is_steady)
+
+    def write_small(self, path: bytes, data: Buffer, metadata: Metadata) -> list[MetadataLoss]:
+        """See Directory."""
+        with closing(self.create_file(path, resume=False, mode=metadata.mode & 0o777)) as writer:
+            if len(data):
+                writer.write_at(data, 0)
+            return writer.set_metadata(metadata)
 
     def create_file(self, path: bytes, *, resume: bool, mode: int = 0o600) -> SimFile:
         """See Directory."""

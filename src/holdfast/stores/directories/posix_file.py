@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from holdfast.model.limits import MIB
 from holdfast.model.tree import FileKind, Metadata, MetadataLoss, Signature, Stat
-from holdfast.ports import Buffer
+from holdfast.ports import Buffer, SmallFile
 from holdfast.stores.directories import linux
 from holdfast.stores.directories.errors import raise_translated
 
@@ -59,6 +59,8 @@ def read_xattrs(target: Target) -> dict[bytes, bytes]:
         if error.errno in (errno.EOPNOTSUPP, errno.EACCES, errno.EPERM):
             return {}
         raise
+    if not names:
+        return {}
     found: dict[bytes, bytes] = {}
     for text in names:
         name = os.fsencode(text)
@@ -99,6 +101,36 @@ def apply_metadata(target: Target, metadata: Metadata) -> list[MetadataLoss]:
         losses.append(MetadataLoss.XATTR)
     os.utime(target, ns=(metadata.mtime_ns, metadata.mtime_ns))
     return losses
+
+
+def read_small(descriptor: int, buffer: memoryview) -> SmallFile | None:
+    """Read an open file whole; see ReadableDirectory.read_small."""
+    before = os.fstat(descriptor)
+    size_bytes = before.st_size
+    if size_bytes > len(buffer) or before.st_blocks * 512 < size_bytes:
+        return None
+    done = 0
+    while done < size_bytes:
+        more = os.preadv(descriptor, [buffer[done:size_bytes]], done)
+        if not more:
+            break
+        done += more
+    xattrs = read_xattrs(descriptor)
+    after = os.fstat(descriptor)
+    is_steady = (
+        after.st_mtime_ns == before.st_mtime_ns
+        and after.st_ctime_ns == before.st_ctime_ns
+        and after.st_size == size_bytes
+    )
+    return SmallFile(convert_stat(before), done, xattrs, is_steady)
+
+
+def write_small(descriptor: int, data: Buffer, metadata: Metadata) -> list[MetadataLoss]:
+    """Write a file that was just made or emptied; see Directory.write_small."""
+    done = 0
+    while done < len(data):
+        done += os.pwrite(descriptor, memoryview(data)[done:] if done else data, done)
+    return apply_metadata(descriptor, metadata)
 
 
 def _apply_xattrs(target: Target, wanted: dict[bytes, bytes]) -> bool:
