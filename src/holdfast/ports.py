@@ -7,6 +7,7 @@ suite in tests/contract that runs on every implementation, the simulated one inc
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol, TypeVar
 
+from holdfast.errors import HoldfastError
 from holdfast.model.tree import FileKind, Metadata, MetadataLoss, Signature, Space, Stat
 
 Buffer = bytes | bytearray | memoryview
@@ -157,6 +158,10 @@ class ReadableDirectory(Protocol):
 
     def stat(self, path: bytes) -> Stat:
         """Return the state of an entry itself; of the root for the empty path."""
+        ...
+
+    def stat_names(self, path: bytes, names: list[bytes]) -> list[Stat | HoldfastError]:
+        """Return, for each name in a directory, its state or the error `stat` would raise."""
         ...
 
     def read_link(self, path: bytes) -> bytes:

@@ -200,7 +200,8 @@ class PlanTable:
         self._connection.executemany(
             "INSERT INTO plan (number, path, action, reason, kind, size, leader, displaces)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            items,
+            # Plain text: sqlite3 is slow to take a subclass of it.
+            [(*i[:2], str(i[2]), str(i[3]), str(i[4]), *i[5:7], i[7] and str(i[7])) for i in items],
         )
 
     def refuse(self, number: int) -> None:
@@ -267,7 +268,7 @@ class PlanTable:
         """Write the outcomes of items."""
         self._connection.executemany(
             "UPDATE plan SET outcome = ?, detail = ?, error_kind = ? WHERE number = ?",
-            [(r.outcome, r.detail, r.error_kind, r.number) for r in results],
+            [(str(r.outcome), r.detail, r.error_kind, r.number) for r in results],
         )
 
     def row_of(self, path: bytes) -> tuple[Action, CopyOutcome | None, str] | None:
@@ -348,10 +349,12 @@ class EntryTable:
             " (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 (
-                    *row[:7],
+                    row.path,
+                    str(row.kind),
+                    *row[2:7],
                     *(row.source[1:] if row.source else (None, None, None)),
                     *(row.target[1:] if row.target else (None, None, None)),
-                    row.outcome,
+                    str(row.outcome),
                     row.detail,
                     run,
                 )

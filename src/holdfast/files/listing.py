@@ -31,6 +31,10 @@ from holdfast.model.tree import (
 )
 from holdfast.ports import ReadableDirectory
 
+_STAT_NAMES = 512
+"""Names whose state is asked for in one call."""
+_SLASH = ord("/")
+
 
 class Listed(NamedTuple):
     """One entry of a listing."""
@@ -45,6 +49,7 @@ class Exclusions:
     def __init__(self, patterns: tuple[str, ...]) -> None:
         """Compile patterns; InvalidRequestError (`bad-pattern`) for one that cannot be."""
         self._spec = None
+        self.is_empty = not patterns
         if not patterns:
             return
         # Only where there are patterns: it costs a tenth of a start.
@@ -80,37 +85,41 @@ class Walk:
 
     def __iter__(self) -> Iterator[Listed]:
         """Yield the entries below the root, which itself is none of them."""
-        root_keys = self._keys(ROOT_PATH)
-        stack = [(ROOT_PATH, root_keys, iter(root_keys))]
-        stat = self.directory.stat
+        stack = [self._entries(ROOT_PATH)]
         while stack:
-            parent, keys, rest = stack[-1]
-            key = next(rest, None)
-            if key is None:
+            for path, found in stack[-1]:
+                if found is not None:
+                    yield Listed(path, found)
+                elif self._may_enter(path, len(stack)):
+                    stack.append(self._entries(path))
+                    break
+            else:
                 stack.pop()
-                continue
-            path = join_path(parent, key)
-            if key.endswith(b"/"):
-                path = path[:-1]
-                if self._may_enter(path, len(stack)):
-                    below = self._keys(path)
-                    stack.append((path, below, iter(below)))
-                continue
-            if len(path) > PATH_BYTES_MAX:
-                self._fail_as_too_long(path)
-                continue
-            try:
-                found = stat(path)
-            except NotFoundError:
-                continue
-            except HoldfastError as error:
-                self._fail(path, error)
-                continue
-            if found.kind is FileKind.DIRECTORY and not _holds(keys, key + b"/"):
-                # Its contents will not be listed, so they must not be taken for absent.
-                self._fail(path, _became_directory(path))
-                continue
-            yield Listed(path, found)
+
+    def _entries(self, directory: bytes) -> Iterator[tuple[bytes, Stat | None]]:
+        """Yield (path, state) of each entry of one directory, and (path, None) to go down there."""
+        keys = self._keys(directory)
+        prefix = directory + b"/" if directory else b""
+        for at in range(0, len(keys), _STAT_NAMES):
+            page = keys[at : at + _STAT_NAMES]
+            names = [key for key in page if key[-1] != _SLASH]
+            stats = iter(self.directory.stat_names(directory, names))
+            for key in page:
+                path = prefix + key
+                if key[-1] == _SLASH:
+                    yield path[:-1], None
+                    continue
+                found = next(stats)
+                if isinstance(found, HoldfastError):
+                    if not isinstance(found, NotFoundError):
+                        self._fail(path, found)
+                elif len(path) > PATH_BYTES_MAX:
+                    self._fail_as_too_long(path)
+                elif found.kind is FileKind.DIRECTORY and not _holds(keys, key + b"/"):
+                    # Its contents will not be listed, so they must not be taken for absent.
+                    self._fail(path, _became_directory(path))
+                else:
+                    yield path, found
 
     def _keys(self, path: bytes) -> list[bytes]:
         """Return the sorted names of a directory, subdirectories also with a slash."""
@@ -124,19 +133,27 @@ class Walk:
             self._fail(path, error)
             return []
         keys = []
-        for name, is_directory in names:
-            if path == ROOT_PATH and name == SIDE_DIRECTORY:
-                continue
-            full = join_path(path, name)
-            if self.exclusions.match(full, is_directory=is_directory):
-                self.excluded += 1
-                self.on_excluded(full)
-                continue
+        if path == ROOT_PATH:
+            names = [pair for pair in names if pair[0] != SIDE_DIRECTORY]
+        for name, is_directory in (
+            names if self.exclusions.is_empty else self._included(path, names)
+        ):
             keys.append(name)
             if is_directory:
                 keys.append(name + b"/")
         keys.sort()
         return keys
+
+    def _included(
+        self, path: bytes, names: list[tuple[bytes, bool]]
+    ) -> Iterator[tuple[bytes, bool]]:
+        for name, is_directory in names:
+            full = join_path(path, name)
+            if self.exclusions.match(full, is_directory=is_directory):
+                self.excluded += 1
+                self.on_excluded(full)
+                continue
+            yield name, is_directory
 
     def _may_enter(self, path: bytes, depth: int) -> bool:
         if len(path) > PATH_BYTES_MAX:

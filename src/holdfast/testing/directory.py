@@ -16,7 +16,7 @@ Not thread-safe. Faults are in `faults`, what power leaves in `power`.
 from contextlib import closing
 from random import Random
 
-from holdfast.errors import ConflictError, InvalidRequestError, NotFoundError
+from holdfast.errors import ConflictError, HoldfastError, InvalidRequestError, NotFoundError
 from holdfast.model.limits import GIB, NAME_BYTES_MAX
 from holdfast.model.tree import (
     ROOT_PATH,
@@ -89,6 +89,16 @@ class SimDirectory:
         """See ReadableDirectory."""
         self.gate.look("stat", path)
         return self._entry(path).stat(self._disk.device)
+
+    def stat_names(self, path: bytes, names: list[bytes]) -> list[Stat | HoldfastError]:
+        """See ReadableDirectory."""
+        found: list[Stat | HoldfastError] = []
+        for name in names:
+            try:
+                found.append(self.stat(join_path(path, name)))
+            except HoldfastError as error:
+                found.append(error)
+        return found
 
     def read_link(self, path: bytes) -> bytes:
         """See ReadableDirectory."""

@@ -69,19 +69,26 @@ _TABLE: dict[int, tuple[type[HoldfastError], str, str, str]] = {
 
 
 def raise_translated(error: OSError, path: bytes, failed_code: str) -> NoReturn:
-    """Raise what `error` on `path` means; errors outside the table become StorageFailedError.
+    """Raise what `error` on `path` means; see `translated`."""
+    raise translated(error, path, failed_code) from error
+
+
+def translated(error: OSError, path: bytes, failed_code: str) -> HoldfastError:
+    """Return what `error` on `path` means; errors outside the table are StorageFailedError.
 
     Args:
+        error: What the kernel said.
+        path: Of the entry, for people.
         failed_code: The code when the medium itself refused: `read-failed`, `write-failed`, ...
     """
     row = _TABLE.get(error.errno or 0)
     if row is None:
-        raise StorageFailedError(
+        return StorageFailedError(
             f"{display_path(path)}: {error.strerror or error}",
             code=failed_code,
             advice="look at the kernel log and the health of the disk",
             path=path,
             errno=error.errno,
-        ) from error
+        )
     kind, code, text, advice = row
-    raise kind(f"{display_path(path)}: {text}", code=code, advice=advice, path=path) from error
+    return kind(f"{display_path(path)}: {text}", code=code, advice=advice, path=path)

@@ -19,7 +19,7 @@ import stat as mode_bits
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from holdfast.errors import ConflictError, NotFoundError
+from holdfast.errors import ConflictError, HoldfastError, NotFoundError
 from holdfast.model.tree import (
     ROOT_PATH,
     FileKind,
@@ -32,7 +32,7 @@ from holdfast.model.tree import (
 )
 from holdfast.ports import Buffer, SmallFile
 from holdfast.stores.directories import linux
-from holdfast.stores.directories.errors import raise_translated
+from holdfast.stores.directories.errors import raise_translated, translated
 from holdfast.stores.directories.posix_file import (
     PosixFile,
     apply_metadata,
@@ -117,6 +117,22 @@ class PosixReadableDirectory:
             return convert_stat(os.stat(name, dir_fd=descriptor, follow_symlinks=False))
         except OSError as error:
             raise_translated(error, path, "read-failed")
+
+    def stat_names(self, path: bytes, names: list[bytes]) -> list[Stat | HoldfastError]:
+        """See ReadableDirectory."""
+        found: list[Stat | HoldfastError] = []
+        try:
+            directory = self._directory(path)
+        except HoldfastError as error:
+            return [error] * len(names)
+        for name in names:
+            try:
+                raw = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            except OSError as error:
+                found.append(translated(error, join_path(path, name), "read-failed"))
+            else:
+                found.append(convert_stat(raw))
+        return found
 
     def read_link(self, path: bytes) -> bytes:
         """See ReadableDirectory."""
