@@ -308,9 +308,7 @@ def test_symlinks_planted_at_the_target_lead_nowhere(
     assert read_tree(outside) == before
 
 
-def test_special_files_are_skipped_and_told(
-    holdfast: Holdfast, source: Path, target: Path
-) -> None:
+def test_special_files_are_skipped_and_told(holdfast: Holdfast, source: Path, target: Path) -> None:
     write(source / "file", b"ordinary")
     os.mkfifo(source / "fifo")
     listener = socket.socket(socket.AF_UNIX)

@@ -85,6 +85,7 @@ class Copying:
         began_ns = self.clock.monotonic_ns()
         self._moved_before = self.pace.moved_bytes()
         make_directories(self.target, PARTIAL_DIRECTORY)
+        self._prepare_partials()
         self._record_special()
         self._in_chunks(self._open(Action.MAKE_DIRECTORY), self._make_directory)
         self._open_up_directories()
@@ -309,6 +310,21 @@ class Copying:
             return False
         return True
 
+    def _prepare_partials(self) -> None:
+        """Leave of an earlier run's partials only what may be written to.
+
+        One that was cut off may have left a symlink, or a second name of a file that is settled by
+        now, where this run will write; or a file that not even its owner may write.
+        """
+        for name, _ in self.target.list_names(PARTIAL_DIRECTORY):
+            path = join_path(PARTIAL_DIRECTORY, name)
+            stat = self.target.stat(path)
+            if stat.kind is not FileKind.FILE or stat.links_count > 1:
+                remove_if_there(self.target, path)
+            elif stat.mode & 0o600 != 0o600:
+                opened = stat._replace(mode=stat.mode | 0o600)
+                self.target.set_metadata(path, stat.kind, metadata_of(opened, {}))
+
     def _remove_partials(self) -> None:
         """Remove what earlier runs left in the side directory, but what a later run can use."""
         for name, _ in self.target.list_names(PARTIAL_DIRECTORY):
@@ -328,8 +344,11 @@ class Copying:
         try:
             self._losses.update(finish_directory(self.source, self.target, path))
         except HoldfastError as error:
+            before = self.ledger.plan.fail_directory(path, error.message, error.kind)
+            if before is not None:
+                self._counts[before] -= 1
+            self._counts[CopyOutcome.FAILED] += 1
             self._error_kinds[error.kind] += 1
-            self.context.event("directory-metadata-failed", message=error.message)
 
 
 def finish_directory(

@@ -271,6 +271,25 @@ class PlanTable:
             [(str(r.outcome), r.detail, r.error_kind, r.number) for r in results],
         )
 
+    def fail_directory(self, path: bytes, detail: str, error_kind: str) -> CopyOutcome | None:
+        """Record that a directory could not get its metadata; return the outcome it had before.
+
+        One that was right until something in it was changed has no row; it gets one.
+        """
+        before = self.outcome_of(path)
+        done = self._connection.execute(
+            "UPDATE plan SET outcome = 'failed', detail = ?, error_kind = ?"
+            " WHERE path = ? AND action IN ('make-directory', 'set-metadata')",
+            (detail, error_kind, path),
+        )
+        if not done.rowcount:
+            self._connection.execute(
+                "INSERT INTO plan SELECT coalesce(max(number), -1) + 1, ?, 'set-metadata',"
+                " 'metadata-differs', 'directory', 0, NULL, NULL, 'failed', ?, ? FROM plan",
+                (path, detail, error_kind),
+            )
+        return before
+
     def row_of(self, path: bytes) -> tuple[Action, CopyOutcome | None, str] | None:
         """Return action, outcome and detail of a planned path; None if it was kept."""
         self._index_paths()
