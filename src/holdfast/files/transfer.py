@@ -467,8 +467,8 @@ def displace(target: Directory, path: bytes, quarantine: bytes, *, flush: bool) 
     """Move what stands at `path` into the quarantine, under the same relative path.
 
     An entry that an earlier attempt already put there is kept under a numbered name beside it.
-    Flushed where something else is to take the name next: or loss of power might keep the new and
-    forget where the old one went.
+    Flushed, with all directories on the way, where something else is to take the name next: or loss
+    of power might keep the new and forget where the old one went.
     """
     place = join_path(quarantine, path)
     make_directories(target, parent_of(place))
@@ -480,8 +480,9 @@ def displace(target: Directory, path: bytes, quarantine: bytes, *, flush: bool) 
         target.rename(path, place)
     except NotFoundError:
         return
-    if flush:
-        target.flush_directory(parent_of(place))
+    while flush and place != ROOT_PATH:
+        place = parent_of(place)
+        target.flush_directory(place)
 
 
 def _stands(target: Directory, path: bytes) -> bool:
