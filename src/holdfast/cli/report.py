@@ -67,6 +67,16 @@ def exit_of(result: Result) -> Exit:
     return worst(codes)
 
 
+def plan_lines(result: Result) -> Iterable[str]:
+    """Tell what a copy would do."""
+    yield from finding_lines(result)
+    plan = result["plan"]
+    counts = {action: n for action, n in plan["counts"].items() if n and action != "keep"}
+    told = ", ".join(f"{n:,} to {action}" for action, n in counts.items()) or "nothing to do"
+    kept = format_count(plan["counts"].get("keep", 0), "entry", "entries")
+    yield f"plan      {told}; {format_bytes(plan['fetchBytes'])} to read; {kept} right already"
+
+
 def copy_lines(result: Result) -> Iterable[str]:
     """Tell what a copy did."""
     plan, copy = result["plan"], result["copy"]

@@ -13,10 +13,17 @@ from holdfast.cli.arguments import (
     parse_size,
     parse_tree,
 )
-from holdfast.cli.output import format_bytes, format_count, print_json, printable
+from holdfast.cli.output import format_bytes, print_json, printable
 from holdfast.cli.proofs import read_public_key
 from holdfast.errors import InvalidRequestError
-from holdfast.files.model import Action, CacheUse, CopyOptions, DeleteLimit, VerifyOptions
+from holdfast.files.model import (
+    Action,
+    CacheUse,
+    CopyOptions,
+    DeleteLimit,
+    PlanItem,
+    VerifyOptions,
+)
 from holdfast.files.results import findings_result, plain_object
 from holdfast.files.running import Manner
 from holdfast.model.tree import display_path
@@ -56,6 +63,9 @@ def copy(
     plan: Annotated[bool, typer.Option("--plan", help="Show what would be done; do nothing.")] = (
         False
     ),
+    summary: Annotated[
+        bool, typer.Option("--summary", help="With --plan: the totals, not every entry.")
+    ] = False,
     delete: Annotated[
         bool, typer.Option("--delete", help="Remove what only TARGET has, once all else is done.")
     ] = False,
@@ -106,7 +116,7 @@ def copy(
         )
         trees = parse_tree(source), parse_tree(target)
         if plan:
-            return _show_plan(services, *trees, options, json=json)
+            return _show_plan(services, *trees, options, json=json, summary_only=summary)
         with session.progress(services, json=json, quiet=quiet) as listener:
             manner = Manner(
                 jobs=parse_jobs(jobs),
@@ -136,35 +146,42 @@ def _check_copy_mode(mode: VerificationMode, proof: Path | None) -> None:
 
 
 def _show_plan(
-    services: LocalServices, source: bytes, target: bytes, options: CopyOptions, *, json: bool
+    services: LocalServices,
+    source: bytes,
+    target: bytes,
+    options: CopyOptions,
+    *,
+    json: bool,
+    summary_only: bool,
 ) -> int:
     summary, items, failures = services.files.plan(source, target, options)
-    for item in items:
-        size_bytes = item.size_bytes if item.action is Action.FETCH else 0
-        if json:
-            session.print_line(
-                {
-                    "path": display_path(item.path),
-                    "action": item.action.value,
-                    "reason": item.reason.value,
-                    "kind": item.kind.value,
-                    "sizeBytes": size_bytes,
-                }
-            )
-        else:
-            size = f"  {format_bytes(size_bytes)}" if size_bytes else ""
-            print(printable(f"{item.action:<15} {item.reason:<18} {display_path(item.path)}{size}"))
+    for item in () if summary_only else items:
+        _show_item(item, json=json)
     result = {"plan": plain_object(summary), "findings": findings_result(failures)}
     if json:
         print_json({**result, "exit": int(report.exit_of(result))})
     else:
-        for line in report.finding_lines(result):
+        for line in report.plan_lines(result):
             print(line)
-        changes = {a.value: n for a, n in summary.counts.items() if a is not Action.KEEP and n}
-        told = ", ".join(f"{n} {action}" for action, n in changes.items()) or "nothing to do"
-        kept = format_count(summary.counts.get(Action.KEEP, 0), "entry", "entries")
-        print(f"plan: {told}; {format_bytes(summary.fetch_bytes)} to read; {kept} to keep")
     return int(report.exit_of(result))
+
+
+def _show_item(item: PlanItem, *, json: bool) -> None:
+    size_bytes = item.size_bytes if item.action is Action.FETCH else 0
+    path = display_path(item.path)
+    if json:
+        session.print_line(
+            {
+                "path": path,
+                "action": item.action.value,
+                "reason": item.reason.value,
+                "kind": item.kind.value,
+                "sizeBytes": size_bytes,
+            }
+        )
+    else:
+        size = f"  {format_bytes(size_bytes)}" if size_bytes else ""
+        print(printable(f"{item.action:<15} {item.reason:<18} {path}{size}"))
 
 
 def verify(
