@@ -28,7 +28,15 @@ def small(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "small"
     place.mkdir()
     if request.param == "tmpfs":
-        command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE_BYTES}", "tmpfs", place]
+        command: list[str | Path] = [
+            "mount",
+            "-t",
+            "tmpfs",
+            "-o",
+            f"size={SIZE_BYTES}",
+            "tmpfs",
+            place,
+        ]
     else:
         image = tmp_path / "image"
         with open(image, "wb") as stream:

@@ -318,7 +318,7 @@ def repair(
 ) -> None:
     """Mend what the last verification of this pair found: only that, block by block.
 
-    Without an earlier verification it verifies first. What only TARGET has stays.
+    Where that was nothing, it verifies first. What only TARGET has stays.
     """
 
     def command(services: LocalServices) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from holdfast.files.hashing import NO_SIDE, Reading, Side
 from holdfast.files.ledger import Known
 from holdfast.files.model import VerifyOutcome
-from holdfast.model.tree import FileKind, Signature, Stat
+from holdfast.model.tree import Signature, Stat
 
 
 @dataclass(slots=True, kw_only=True)
@@ -18,6 +18,8 @@ class Evidence:
     known: Known | None
     """What the ledger remembered before this verification."""
     link_target: bytes | None = None
+    same_link: bool = True
+    """Of two symlinks: whether they lead to the same."""
     source: Reading | None = None
     target: Reading | None = None
     waiting: Side = NO_SIDE
@@ -83,6 +85,8 @@ class Evidence:
             return "missing at the target"
         if source.kind is not target.kind:
             return f"should be a {source.kind}, is a {target.kind}"
+        if not self.same_link:
+            return "link target differs"
         return _describe_difference(source, target, outcome)
 
 
@@ -100,6 +104,5 @@ def _describe_difference(source: Stat, target: Stat, outcome: VerifyOutcome) -> 
     if parts:
         return ", ".join(parts)
     if outcome is VerifyOutcome.METADATA_DIFFERS:
-        is_link = source.kind is FileKind.SYMLINK
-        return "link target differs" if is_link else "extended attributes differ"
+        return "extended attributes differ"
     return "content differs"

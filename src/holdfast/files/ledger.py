@@ -416,13 +416,19 @@ class EntryTable:
             after = rows[-1][0]
 
     def findings(self, limit: int, outcomes: tuple[str, ...] = ()) -> list[Finding]:
-        """Return entries that did not match, in path order; only of `outcomes` if given."""
+        """Return entries of `outcomes`; without, all that are not as they should be.
+
+        In path order, but what is allowed comes last, so that it does not crowd out the rest.
+        """
         marks = ", ".join("?" * len(outcomes))
-        chosen = f"outcome IN ({marks})" if outcomes else "outcome NOT IN ('matched', 'settled')"
+        chosen = f"outcome IN ({marks})"
+        if not outcomes:
+            chosen = "outcome NOT IN ('matched', 'settled') AND outcome != 'not-sampled'"
         return [
             Finding(*row)
             for row in self._connection.execute(
-                f"SELECT path, outcome, detail FROM entries WHERE {chosen} ORDER BY path LIMIT ?",
+                f"SELECT path, outcome, detail FROM entries WHERE {chosen}"
+                " ORDER BY outcome IN ('extra', 'skipped'), path LIMIT ?",
                 (*outcomes, limit),
             )
         ]

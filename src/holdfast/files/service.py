@@ -23,6 +23,7 @@ from holdfast.files.model import (
 )
 from holdfast.files.planning import Planner
 from holdfast.files.proving import load_proof
+from holdfast.files.repairing import REPAIRABLE
 from holdfast.files.results import check_result, plain_object, verify_result
 from holdfast.files.running import (
     CopyRun,
@@ -140,7 +141,7 @@ class Files:
         )
 
     def repair(self, source: bytes, target: bytes, options: VerifyOptions, manner: Manner) -> Task:
-        """Repair what the last verification of a pair found, or verify first if there was none."""
+        """Repair what the last verification of a pair found; verify first if that was nothing."""
         _check_roots(source, target)
         self._in.open_source(source).close()
 
@@ -148,7 +149,7 @@ class Files:
             ledger = self._open_ledger(source, target, options.algorithm)
             directory = self._in.open_target(target, False)
             pair = Pair(self._in, source, directory, ledger, manner, context)
-            if not ledger.run():
+            if next(ledger.entries.with_outcomes(REPAIRABLE), None) is None:
                 context.enter("verifying")
                 pair.verify(options)
             return repair_pair(pair, directory, ledger, options)

@@ -220,18 +220,19 @@ class Verifying:
         self._seen_bytes += evidence.target_stat.size_bytes if evidence.target_stat else 0
         is_sample = self.options.mode is VerificationMode.SAMPLE
         if is_sample and not is_sampled(evidence.path, self._fraction, self.options.sample_seed):
-            self._close(evidence, VerifyOutcome.NOT_SAMPLED)
+            self._close(evidence, self._judge_unread(evidence))
             return []
         self._sampled += 1
         return self._ask_for(evidence)
 
     def _judge_metadata(self, evidence: Evidence) -> VerifyOutcome | None:
         source, target = evidence.source_stat, evidence.target_stat
-        same_link = same_xattrs = True
+        same_xattrs = True
         try:
             if source and target and source.kind is target.kind is FileKind.SYMLINK:
                 evidence.link_target = self._source_link(evidence)
-                same_link = evidence.link_target == self.target.read_link(evidence.path)
+                found = self.target.read_link(evidence.path)
+                evidence.same_link = evidence.link_target == found
             elif source and target and source.kind is target.kind is FileKind.DIRECTORY:
                 same_xattrs = self._same_xattrs(evidence.path)
         except HoldfastError:
@@ -240,10 +241,18 @@ class Verifying:
             source,
             target,
             one_way=self.options.one_way,
-            same_link=same_link,
+            same_link=evidence.same_link,
             same_xattrs=same_xattrs,
             fidelity=self.fidelity,
         )
+
+    def _judge_unread(self, evidence: Evidence) -> VerifyOutcome:
+        """Judge a file outside the sample by what its listing shows."""
+        source, target = evidence.source_stat, evidence.target_stat
+        assert source is not None
+        assert target is not None
+        found = judge_rest(source, target, same_xattrs=True, fidelity=self.fidelity)
+        return VerifyOutcome.NOT_SAMPLED if found is VerifyOutcome.MATCHED else found
 
     def _source_link(self, evidence: Evidence) -> bytes | None:
         if self.source is not None:
