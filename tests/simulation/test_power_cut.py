@@ -7,8 +7,7 @@ ends proven. Method: one copy is cut off before its n-th operation, for every n,
 says what is left; the ledger, on a real disk, keeps what it was told.
 """
 
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,14 +128,6 @@ def setting() -> Setting:
         wanted=look(world.source),
         before=look(world.target),
     )
-
-
-@pytest.fixture
-def states() -> Iterator[Path]:
-    """A directory for states, in memory where there is some: what is cut here is not that disk."""
-    shared = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as path:
-        yield Path(path)
 
 
 def operations_of_copy(setting: Setting, states: Path) -> int:

@@ -98,6 +98,13 @@ class World:
             attempts=self.attempts,
         )
 
+    def copied_to(self, state: Path) -> "World":
+        """Return an independent equal world, at the same moment."""
+        world = self.with_target(state, clone(self.target))
+        world.source = clone(self.source)
+        world.clock = SimClock(now_ns=self.clock.now_ns())
+        return world
+
     def _run(self, do: Callable[[Files, Manner], Task]) -> dict[str, object]:
         self.attempts += 1
         entropy = SimEntropy(self.attempts)

@@ -247,11 +247,22 @@ class Copying:
             yield tuple(batch)
 
     def _set_metadata(self, item: PlanItem) -> SettleResult:
-        source, target = self.source.stat(item.path), self.target.stat(item.path)
+        source = self._source_stat(item.path)
+        if source is None:
+            return no_result(item, CopyOutcome.VANISHED, "left the source meanwhile")
+        if source.kind is not item.kind:
+            return no_result(item, CopyOutcome.CHANGED, f"became a {source.kind}")
+        target = self.target.stat(item.path)
         if item.kind is FileKind.FILE and _content_key(source) != _content_key(target):
             # Its time would hide from the next listing that its content is another by now.
             return no_result(item, CopyOutcome.CHANGED, "changed after it was listed")
         return self._put_metadata(item, source)
+
+    def _source_stat(self, path: bytes) -> Stat | None:
+        try:
+            return self.source.stat(path)
+        except (NotFoundError, ConflictError):
+            return None
 
     def _put_metadata(self, item: PlanItem, source: Stat) -> SettleResult:
         if item.kind is FileKind.DIRECTORY:
@@ -265,6 +276,9 @@ class Copying:
         leader = self.ledger.plan.outcome_of(item.leader)
         if leader not in (None, CopyOutcome.SETTLED):
             return no_result(item, leader, f"as {display_path(item.leader)}, which it is a name of")
+        one, other = self._source_stat(item.leader), self._source_stat(item.path)
+        if one is None or other is None or (one.device, one.inode) != (other.device, other.inode):
+            return no_result(item, CopyOutcome.CHANGED, "no longer a name of the same file")
         partial = partial_path(item.path)
         remove_if_there(self.target, partial)
         self.target.make_hard_link(item.leader, partial)
@@ -304,11 +318,7 @@ class Copying:
         return no_result(item, CopyOutcome.SETTLED)
 
     def _came_back(self, path: bytes) -> bool:
-        try:
-            self.source.stat(path)
-        except (NotFoundError, ConflictError):
-            return False
-        return True
+        return self._source_stat(path) is not None
 
     def _prepare_partials(self) -> None:
         """Leave of an earlier run's partials only what may be written to.

@@ -13,12 +13,14 @@ from holdfast.files.listing import Exclusions, Listed, Walk, join_listings
 from holdfast.files.model import (
     Action,
     CopyOptions,
+    CopyOutcome,
     Decision,
     Fidelity,
     Finding,
     PlanItem,
     PlanSummary,
     Reason,
+    VerifyOutcome,
 )
 from holdfast.files.rules import decide, decide_follower, decide_shared, is_trusted
 from holdfast.model.tree import FileKind, Stat, parent_of, signature_of
@@ -48,8 +50,8 @@ class Planner:
     _source_bytes: int = 0
     _target_entries: int = 0
     _number: int = 0
-    _displaced: tuple[bytes, int] | None = None
-    """A target directory in the way of something else, with a slash, and its row."""
+    _displaced: dict[bytes, tuple[int, Action]] = field(default_factory=dict)
+    """Target directories in the way of something else: the row that displaces each, its action."""
     _page: list[PlanItem] = field(default_factory=list)
     _touched: list[bytes] = field(default_factory=list)
 
@@ -97,7 +99,7 @@ class Planner:
             self._source_bytes += source.size_bytes if source.kind is FileKind.FILE else 0
             if not self._source_entries % 1024:
                 self.on_progress(self._source_entries, self._source_bytes)
-        if source is None and self._displaced and path.startswith(self._displaced[0]):
+        if source is None and self._displaced_above(path) is not None:
             # It goes to the quarantine with the directory it is in; it counts, but has no row.
             self._counts[Action.DELETE] += 1
             return
@@ -126,15 +128,20 @@ class Planner:
             same_link=same_link,
             fidelity=self.fidelity,
         )
-        if decision.reason is Reason.SAME and source and self._xattrs_differ(path, source, known):
+        if (
+            decision.reason is Reason.SAME
+            and source
+            and target
+            and self._xattrs_differ(path, source, target, known)
+        ):
             return Decision(Action.SET_METADATA, Reason.METADATA)
         return decision
 
-    def _xattrs_differ(self, path: bytes, source: Stat, known: Known | None) -> bool:
+    def _xattrs_differ(self, path: bytes, source: Stat, target: Stat, known: Known | None) -> bool:
         if not self.fidelity.xattrs or source.kind is FileKind.SYMLINK or self.target is None:
             return False
-        if known is not None and is_trusted(known.source, signature_of(source)):
-            return False  # Setting an attribute moves ctime, and ctime has not moved.
+        if known is not None and _still_agree(known, source, target):
+            return False
         try:
             return self.source.xattrs(path) != self.target.xattrs(path)
         except HoldfastError:
@@ -178,7 +185,7 @@ class Planner:
         number = self._number
         self._number += 1
         if decision.displaces is FileKind.DIRECTORY:
-            self._displaced = (path + b"/", number)
+            self._displaced[path] = (number, decision.action)
         size_bytes = 0
         if decision.action in (Action.FETCH, Action.MAKE_SYMLINK):
             size_bytes = stat.size_bytes
@@ -222,14 +229,33 @@ class Planner:
 
     def _on_excluded(self, path: bytes) -> None:
         """An excluded entry inside a directory that would go must not go with it."""
-        if self._displaced and path.startswith(self._displaced[0]):
+        directory = self._displaced_above(path)
+        if directory is not None:
+            number, action = self._displaced[directory]
             self._store_page()
-            self.ledger.plan.refuse(self._displaced[1])
+            self.ledger.plan.refuse(number)
+            self._counts[action] -= 1
             self._counts[Action.REFUSE] += 1
+            self._displaced[directory] = (number, Action.REFUSE)
+
+    def _displaced_above(self, path: bytes) -> bytes | None:
+        """Return the displaced directory an entry is in."""
+        while self._displaced and (path := parent_of(path)):
+            if path in self._displaced:
+                return path
+        return None
 
 
 def _has_links(source: Stat, target: Stat | None) -> bool:
     return source.links_count > 1 or (target is not None and target.links_count > 1)
+
+
+def _still_agree(known: Known, source: Stat, target: Stat) -> bool:
+    """Say whether two entries found equal are as they were: setting an attribute moves ctime."""
+    if known.outcome not in (VerifyOutcome.MATCHED, CopyOutcome.SETTLED):
+        return False
+    target_moved = known.target is not None and known.target != signature_of(target)
+    return is_trusted(known.source, signature_of(source)) and not target_moved
 
 
 def with_known(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from holdfast.errors import HoldfastError
 from holdfast.files.ledger import Ledger
 from holdfast.files.model import Action, Decision, Fidelity, PlanItem, Reason, VerifyOutcome
-from holdfast.files.rules import decide
+from holdfast.files.rules import decide, decide_follower
 from holdfast.model.tree import FileKind, Stat, parent_of
 from holdfast.ports import ReadableDirectory
 
@@ -33,7 +33,7 @@ def plan_repair(
     with ledger.transaction():
         ledger.plan.clear()
         for path in ledger.entries.with_outcomes(REPAIRABLE):
-            item = _plan_one(source, target, path, number, fidelity)
+            item = _plan_one(source, target, ledger, path, number, fidelity)
             if item is None:
                 continue
             number += 1
@@ -62,6 +62,7 @@ def _touched(page: list[PlanItem]) -> Iterator[bytes]:
 def _plan_one(
     source: ReadableDirectory,
     target: ReadableDirectory,
+    ledger: Ledger,
     path: bytes,
     number: int,
     fidelity: Fidelity,
@@ -71,6 +72,9 @@ def _plan_one(
     except HoldfastError:
         return None  # It left the source; the verification that follows tells.
     decision = _decide(wanted, _stat_or_none(target, path), fidelity)
+    leader = None
+    if wanted.kind is FileKind.FILE and wanted.links_count > 1:
+        decision, leader = _decide_link(ledger, path, wanted, decision)
     return PlanItem(
         number,
         path,
@@ -78,9 +82,20 @@ def _plan_one(
         decision.reason,
         wanted.kind,
         wanted.size_bytes if decision.action in (Action.FETCH, Action.MAKE_SYMLINK) else 0,
-        None,
+        leader,
         decision.displaces,
     )
+
+
+def _decide_link(
+    ledger: Ledger, path: bytes, wanted: Stat, own: Decision
+) -> tuple[Decision, bytes | None]:
+    """Plan one name of a hard link group: the first is repaired, the others are linked to it."""
+    first = ledger.plan.links.first(wanted.device, wanted.inode)
+    if first is None:
+        ledger.plan.links.add(wanted.device, wanted.inode, path, own.action, None)
+        return own, None
+    return decide_follower(first[1], same_inode=False, own=own), first[0]
 
 
 def _decide(wanted: Stat, found: Stat | None, fidelity: Fidelity) -> Decision:

@@ -13,6 +13,8 @@ from holdfast.errors import CapacityError, HoldfastError
 from holdfast.files.copying import Copying, finish_directory, remove_side_directory, remove_tree
 from holdfast.files.ledger import Ledger
 from holdfast.files.model import (
+    DAMAGE,
+    OPEN,
     Action,
     CopyOptions,
     CopyOutcome,
@@ -281,7 +283,7 @@ class CopyRun:
         if action is Action.DELETE:
             if outcome in (None, CopyOutcome.SKIPPED):
                 return VerifyOutcome.EXTRA, detail or "not deleted because something failed"
-            return None
+            return (VerifyOutcome.FAILED, detail) if outcome is CopyOutcome.FAILED else None
         match outcome:
             case CopyOutcome.FAILED:
                 return VerifyOutcome.FAILED, detail
@@ -321,7 +323,6 @@ def repair_pair(
     pair: Pair, directory: Directory, ledger: Ledger, options: VerifyOptions
 ) -> Mapping[str, object]:
     assert pair.source is not None
-    refused = ledger.entries.findings(FINDINGS_MAX, (VerifyOutcome.SOURCE_DAMAGED,))
     pair.context.enter("repairing")
     counts, fetch_bytes = plan_repair(pair.source, directory, ledger, fidelity_of(ledger))
     report = pair.carry_out(directory, counts=counts, fetch_bytes=fetch_bytes, failures=0)
@@ -331,18 +332,26 @@ def repair_pair(
     verified, _ = pair.verify(again, paths=ledger.plan.paths())
     failed = ledger.plan.findings(FINDINGS_MAX)
     left = ledger.entries.findings(FINDINGS_MAX)
-    verdict = verified.verdict
-    if refused:
-        verdict = Verdict.DAMAGED
-    elif not counts:
-        verdict = Verdict.INCOMPLETE if left else Verdict.PROVEN
     return {
         "copy": plain(report),
         "repaired": findings_result(repaired),
         "verify": plain(verified),
-        "verdict": verdict.value,
+        "verdict": _verdict_of_all(ledger).value,
         "findings": findings_result([*failed, *left]),
     }
+
+
+def _verdict_of_all(ledger: Ledger) -> Verdict:
+    """Say how a pair stands after a repair: what was not repaired counts as it was found."""
+
+    def has(*outcomes: VerifyOutcome) -> bool:
+        return bool(ledger.entries.findings(1, outcomes))
+
+    if has(*DAMAGE):
+        return Verdict.DAMAGED
+    if has(*OPEN) or not has(VerifyOutcome.MATCHED):
+        return Verdict.INCOMPLETE
+    return Verdict.SAMPLED if has(VerifyOutcome.NOT_SAMPLED) else Verdict.PROVEN
 
 
 def ledger_path(state: Path, source: bytes, target: bytes) -> Path:

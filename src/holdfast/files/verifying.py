@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from holdfast.errors import CancelledError, HoldfastError, NotFoundError
+from holdfast.errors import CancelledError, HoldfastError
 from holdfast.files.evidence import Evidence
 from holdfast.files.hashing import (
     Hasher,
@@ -44,7 +44,7 @@ from holdfast.files.rules import (
     verdict_of,
 )
 from holdfast.model.limits import FILE_BYTES_LARGE
-from holdfast.model.tree import FileKind, Signature, Stat, parent_of, signature_of
+from holdfast.model.tree import ROOT_PATH, FileKind, Signature, Stat, parent_of, signature_of
 from holdfast.ports import Clock, Pace, PaceControl, ReadableDirectory, StartWorkers
 from holdfast.proof.statement import VerificationMode
 from holdfast.tasks.runner import TaskContext
@@ -85,6 +85,7 @@ class Verifying:
     _error_kinds: Counter[str] = field(default_factory=Counter)
     _reading: dict[int, Evidence] = field(default_factory=dict)
     _rows: list[Known] = field(default_factory=list)
+    _unlisted: set[bytes] = field(default_factory=set)
     _number: int = 0
     _entries: int = 0
     _files: int = 0
@@ -165,6 +166,7 @@ class Verifying:
     def _on_failure(self, path: bytes, error: HoldfastError) -> None:
         """A part that cannot be listed is an entry that failed: it must not go unnoticed."""
         self._entries += 1
+        self._unlisted.add(path)
         self._counts[VerifyOutcome.FAILED] += 1
         self._error_kinds[error.kind] += 1
         if len(self.listing_findings) < _LOCATED_MAX:
@@ -356,26 +358,33 @@ class Verifying:
         explained = self.explain(evidence.path)
         if explained is not None:
             return explained
+        if self._is_unlisted(evidence.path):
+            return VerifyOutcome.FAILED, "the directory it is in could not be listed"
         if self.source is not None and self._moved_since(self.source, evidence):
             return VerifyOutcome.CHANGED, "changed at the source meanwhile"
         return outcome, detail
 
+    def _is_unlisted(self, path: bytes) -> bool:
+        """Say whether it lies in a part of either tree that could not be listed."""
+        while self._unlisted and path not in self._unlisted and path:
+            path = parent_of(path)
+        return path in self._unlisted
+
     def _moved_since(self, source: ReadableDirectory, evidence: Evidence) -> bool:
-        since = self.options.changed_after_ns
-        if evidence.source_stat is not None:
-            return evidence.source_stat.ctime_ns >= since
-        try:
-            source.stat(evidence.path)
-        except NotFoundError:
-            pass
-        except HoldfastError:
-            return False
-        else:
+        """Say whether the source changed this entry, or the way to it, while it was copied."""
+        since, listed, path = self.options.changed_after_ns, evidence.source_stat, evidence.path
+        now = _stat_or_none(source, path)
+        if listed is not None:
+            if now is None or signature_of(listed) != signature_of(now) or now.ctime_ns >= since:
+                return True
+            if evidence.target_stat is not None:
+                return False
+            return any(above.ctime_ns >= since for above in _directories_above(source, path))
+        if now is not None:
             return True  # It is there after all: it came after the listing.
-        try:
-            return source.stat(parent_of(evidence.path)).ctime_ns >= since
-        except HoldfastError:
-            return False
+        # Who removed it moved the directory it was in, or else what is left of the way to it.
+        above = next(_directories_above(source, path), None) or source.stat(ROOT_PATH)
+        return above.ctime_ns >= since
 
     def _flush_rows(self) -> None:
         if self._rows:
@@ -456,6 +465,14 @@ def _stat_or_none(directory: ReadableDirectory, path: bytes) -> Stat | None:
         return directory.stat(path)
     except HoldfastError:
         return None
+
+
+def _directories_above(directory: ReadableDirectory, path: bytes) -> Iterator[Stat]:
+    """Yield the directories on the way to a path that are there, nearest first, not the root."""
+    while path := parent_of(path):
+        stat = _stat_or_none(directory, path)
+        if stat is not None and stat.kind is FileKind.DIRECTORY:
+            yield stat
 
 
 def _trusted(known: Known, signature: Signature | None, stat: Stat) -> Reading | None:
