@@ -1,11 +1,8 @@
 """Commands on local trees: copy, verify, repair. Thin: parse, call the service, tell."""
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from holdfast.cli import report, session
+from holdfast.cli import options, report, session
 from holdfast.cli.arguments import (
     parse_delete_limit,
     parse_jobs,
@@ -31,72 +28,25 @@ from holdfast.proof.digests import Algorithm, parse_algorithm
 from holdfast.proof.statement import VerificationMode
 from holdfast.server.local import LocalServices
 
-SourceTree = Annotated[str, typer.Argument(metavar="SOURCE", help="Tree to read.")]
-TargetTree = Annotated[str, typer.Argument(metavar="TARGET", help="Tree to make like SOURCE.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and no progress.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Jobs = Annotated[
-    int | None, typer.Option("--jobs", "-j", help="Worker processes. [default: one a processor]")
-]
-Rate = Annotated[
-    str | None, typer.Option("--bwlimit", metavar="RATE", help="Bytes a second, such as 50M.")
-]
-Exclude = Annotated[
-    list[str] | None,
-    typer.Option("--exclude", metavar="PATTERN", help="As in .gitignore; may be repeated."),
-]
-DigestName = Annotated[
-    str,
-    typer.Option(
-        "--digest", metavar="ALGORITHM", help=f"{', '.join(Algorithm)}.", show_default=True
-    ),
-]
-Cache = Annotated[
-    CacheUse, typer.Option("--cache", help="drop: read the target from its disk, not from memory.")
-]
-
 
 def copy(
-    source: SourceTree,
-    target: TargetTree,
+    source: options.SourceTree,
+    target: options.TargetTree,
     *,
-    plan: Annotated[bool, typer.Option("--plan", help="Show what would be done; do nothing.")] = (
-        False
-    ),
-    summary: Annotated[
-        bool, typer.Option("--summary", help="With --plan: the totals, not every entry.")
-    ] = False,
-    delete: Annotated[
-        bool, typer.Option("--delete", help="Remove what only TARGET has, once all else is done.")
-    ] = False,
-    max_delete: Annotated[
-        str | None,
-        typer.Option(
-            "--max-delete",
-            metavar="N|P%",
-            help="Refuse to delete more. [default: 1000 or 10%, the larger]",
-        ),
-    ] = None,
-    verify: Annotated[
-        VerificationMode,
-        typer.Option(
-            "--verify",
-            help="incremental: trust digests of what has not changed since; full: read all.",
-        ),
-    ] = VerificationMode.INCREMENTAL,
-    no_verify: Annotated[
-        bool, typer.Option("--no-verify", help="Same as --verify none: no proof either.")
-    ] = False,
-    proof: Annotated[
-        Path | None, typer.Option("--proof", metavar="FILE", help="Where to leave the proof.")
-    ] = None,
-    exclude: Exclude = None,
-    digest: DigestName = Algorithm.BLAKE3.value,
-    cache: Cache = CacheUse.DROP,
-    bwlimit: Rate = None,
-    jobs: Jobs = None,
-    json: Json = False,
-    quiet: Quiet = False,
+    plan: options.Plan = False,
+    summary: options.Summary = False,
+    delete: options.Delete = False,
+    max_delete: options.MaxDelete = None,
+    verify: options.VerifyHow = VerificationMode.INCREMENTAL,
+    no_verify: options.NoVerify = False,
+    proof: options.ProofOut = None,
+    exclude: options.Exclude = None,
+    digest: options.DigestName = Algorithm.BLAKE3.value,
+    cache: options.Cache = CacheUse.DROP,
+    bwlimit: options.Rate = None,
+    jobs: options.Jobs = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Make TARGET like SOURCE: plan, copy, verify, and leave a signed proof.
 
@@ -106,7 +56,7 @@ def copy(
     def command(services: LocalServices) -> int:
         mode = VerificationMode.NONE if no_verify else verify
         _check_copy_mode(mode, proof)
-        options = CopyOptions(
+        wanted = CopyOptions(
             delete=delete,
             delete_limit=parse_delete_limit(max_delete) if max_delete else DeleteLimit(),
             exclude=tuple(exclude or ()),
@@ -116,7 +66,7 @@ def copy(
         )
         trees = parse_tree(source), parse_tree(target)
         if plan:
-            return _show_plan(services, *trees, options, json=json, summary_only=summary)
+            return _show_plan(services, *trees, wanted, json=json, summary_only=summary)
         with session.progress(services, json=json, quiet=quiet) as listener:
             manner = Manner(
                 jobs=parse_jobs(jobs),
@@ -124,7 +74,7 @@ def copy(
                 proof_path=proof.absolute() if proof else None,
                 listener=listener,
             )
-            task = services.files.copy(*trees, options, manner)
+            task = services.files.copy(*trees, wanted, manner)
         return report.finish(task, json=json, lines=report.copy_lines(task.result or {}))
 
     session.run(command, json=json)
@@ -149,12 +99,12 @@ def _show_plan(
     services: LocalServices,
     source: bytes,
     target: bytes,
-    options: CopyOptions,
+    wanted: CopyOptions,
     *,
     json: bool,
     summary_only: bool,
 ) -> int:
-    summary, items, failures = services.files.plan(source, target, options)
+    summary, items, failures = services.files.plan(source, target, wanted)
     for item in () if summary_only else items:
         _show_item(item, json=json)
     result = {"plan": plain_object(summary), "findings": findings_result(failures)}
@@ -185,41 +135,23 @@ def _show_item(item: PlanItem, *, json: bool) -> None:
 
 
 def verify(
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="Tree to judge by; with --proof, the tree.")
-    ],
-    target: Annotated[str, typer.Argument(metavar="[TARGET]", help="Tree to judge.")] = "",
+    source: options.JudgeTree,
+    target: options.JudgedTree = "",
     *,
-    proof: Annotated[
-        Path | None, typer.Option("--proof", metavar="FILE", help="Judge the tree by this proof.")
-    ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option("--key", metavar="HEX|FILE", help="Public key that must have signed it."),
-    ] = None,
-    mode: Annotated[
-        VerificationMode,
-        typer.Option("--mode", help="incremental: trust digests of what has not changed since."),
-    ] = VerificationMode.FULL,
-    sample: Annotated[
-        str | None,
-        typer.Option("--sample", metavar="P%|SIZE", help="Read only a sample of the files."),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Which sample.")] = 0,
-    one_way: Annotated[
-        bool, typer.Option("--one-way", help="What only TARGET has is no difference.")
-    ] = False,
-    write_proof: Annotated[
-        Path | None,
-        typer.Option("--write-proof", metavar="FILE", help="Leave a signed proof here."),
-    ] = None,
-    exclude: Exclude = None,
-    digest: DigestName = Algorithm.BLAKE3.value,
-    cache: Cache = CacheUse.DROP,
-    bwlimit: Rate = None,
-    jobs: Jobs = None,
-    json: Json = False,
-    quiet: Quiet = False,
+    proof: options.ProofIn = None,
+    key: options.Key = None,
+    mode: options.Mode = VerificationMode.FULL,
+    sample: options.Sample = None,
+    seed: options.Seed = 0,
+    one_way: options.OneWay = False,
+    write_proof: options.WriteProof = None,
+    exclude: options.Exclude = None,
+    digest: options.DigestName = Algorithm.BLAKE3.value,
+    cache: options.Cache = CacheUse.DROP,
+    bwlimit: options.Rate = None,
+    jobs: options.Jobs = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Read TARGET and SOURCE again and tell every difference; or a tree and its proof.
 
@@ -229,7 +161,7 @@ def verify(
     def command(services: LocalServices) -> int:
         _check_verify(target, proof, key, write_proof)
         sample_percent, sample_bytes = _parse_sample(sample)
-        options = VerifyOptions(
+        wanted = VerifyOptions(
             mode=_verify_mode(mode, sample),
             one_way=one_way,
             exclude=tuple(exclude or ()),
@@ -251,12 +183,10 @@ def verify(
                 public_key = read_public_key(key) if key else None
                 tree = parse_tree(source)
                 task = services.files.verify_proof(
-                    proof.absolute(), tree, options, manner, public_key
+                    proof.absolute(), tree, wanted, manner, public_key
                 )
             else:
-                task = services.files.verify(
-                    parse_tree(source), parse_tree(target), options, manner
-                )
+                task = services.files.verify(parse_tree(source), parse_tree(target), wanted, manner)
         result = task.result or {}
         lines = report.proof_tree_lines(result) if proof else report.verify_lines(result)
         return report.finish(task, json=json, lines=lines)
@@ -306,15 +236,15 @@ def _parse_sample(sample: str | None) -> tuple[float | None, int | None]:
 
 
 def repair(
-    source: SourceTree,
-    target: TargetTree,
+    source: options.SourceTree,
+    target: options.TargetTree,
     *,
-    digest: DigestName = Algorithm.BLAKE3.value,
-    cache: Cache = CacheUse.DROP,
-    bwlimit: Rate = None,
-    jobs: Jobs = None,
-    json: Json = False,
-    quiet: Quiet = False,
+    digest: options.DigestName = Algorithm.BLAKE3.value,
+    cache: options.Cache = CacheUse.DROP,
+    bwlimit: options.Rate = None,
+    jobs: options.Jobs = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Mend what the last verification of this pair found: only that, block by block.
 
@@ -322,7 +252,7 @@ def repair(
     """
 
     def command(services: LocalServices) -> int:
-        options = VerifyOptions(algorithm=parse_algorithm(digest), cache=cache, one_way=True)
+        wanted = VerifyOptions(algorithm=parse_algorithm(digest), cache=cache, one_way=True)
         with session.progress(services, json=json, quiet=quiet) as listener:
             manner = Manner(
                 jobs=parse_jobs(jobs),
@@ -330,7 +260,7 @@ def repair(
                 prove=False,
                 listener=listener,
             )
-            task = services.files.repair(parse_tree(source), parse_tree(target), options, manner)
+            task = services.files.repair(parse_tree(source), parse_tree(target), wanted, manner)
         return report.finish(task, json=json, lines=report.repair_lines(task.result or {}))
 
     session.run(command, json=json)

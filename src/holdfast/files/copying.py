@@ -23,22 +23,18 @@ from holdfast.errors import ConflictError, HoldfastError, NotFoundError
 from holdfast.files.ledger import Ledger
 from holdfast.files.model import Action, CopyOutcome, CopyReport, PlanItem, SettleResult
 from holdfast.files.rules import may_delete
-from holdfast.files.transfer import (
+from holdfast.files.side_directory import (
     PARTIAL_DIRECTORY,
-    QUARANTINE_DIRECTORY,
-    Transfer,
     displace,
-    failed_result,
     make_directories,
-    metadata_of,
-    no_result,
     partial_path,
     remove_if_there,
+    remove_side_directory,
 )
+from holdfast.files.transfer import Transfer, failed_result, metadata_of, no_result
 from holdfast.model.limits import BATCH_BYTES_MAX, BATCH_FILES_MAX, FILE_BYTES_LARGE
 from holdfast.model.tree import (
     ROOT_PATH,
-    SIDE_DIRECTORY,
     FileKind,
     MetadataLoss,
     Stat,
@@ -372,34 +368,6 @@ def finish_directory(
     except (NotFoundError, ConflictError):
         pass  # It left; the next listing tells.
     return []
-
-
-def remove_side_directory(target: Directory) -> None:
-    """Remove the side directory as far as it is empty."""
-    for path in (PARTIAL_DIRECTORY, QUARANTINE_DIRECTORY, SIDE_DIRECTORY):
-        try:
-            target.remove_directory(path)
-        except (ConflictError, NotFoundError):
-            continue
-
-
-def remove_tree(target: Directory, path: bytes) -> None:
-    """Remove a directory of ours and all in it, following nothing."""
-    stack = [path]
-    while stack:
-        here = stack[-1]
-        below = []
-        for name, is_directory in target.list_names(here):
-            entry = join_path(here, name)
-            if is_directory:
-                below.append(entry)
-            else:
-                remove_if_there(target, entry)
-        if below:
-            stack.extend(below)
-        else:
-            target.remove_directory(here)
-            stack.pop()
 
 
 def _content_key(stat: Stat) -> tuple[int, int]:

@@ -33,7 +33,7 @@ def plan_repair(
     with ledger.transaction():
         ledger.plan.clear()
         for path in ledger.entries.with_outcomes(REPAIRABLE):
-            item = _plan_one(source, target, ledger, path, number, fidelity)
+            item = _plan_one(source, target, ledger, path, number=number, fidelity=fidelity)
             if item is None:
                 continue
             number += 1
@@ -64,6 +64,7 @@ def _plan_one(
     target: ReadableDirectory,
     ledger: Ledger,
     path: bytes,
+    *,
     number: int,
     fidelity: Fidelity,
 ) -> PlanItem | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from holdfast.errors import CapacityError, HoldfastError
-from holdfast.files.copying import Copying, finish_directory, remove_side_directory, remove_tree
+from holdfast.files.copying import Copying, finish_directory
 from holdfast.files.ledger import Ledger
 from holdfast.files.model import (
     DAMAGE,
@@ -37,7 +37,12 @@ from holdfast.files.results import (
     verify_result,
 )
 from holdfast.files.rules import bytes_short, check_deletions
-from holdfast.files.transfer import QUARANTINE_DIRECTORY, Transfer
+from holdfast.files.side_directory import (
+    QUARANTINE_DIRECTORY,
+    remove_side_directory,
+    remove_tree,
+)
+from holdfast.files.transfer import Transfer
 from holdfast.files.verifying import Explain, Verifying, fidelity_of, remember_losses
 from holdfast.model.tree import ROOT_PATH, display_path, join_path, parent_of
 from holdfast.ports import Clock, Directory, PaceControl, ReadableDirectory, StartWorkers
@@ -87,6 +92,7 @@ class Pair:
         source: bytes | None,
         target: ReadableDirectory,
         ledger: Ledger,
+        *,
         manner: Manner,
         context: TaskContext,
     ) -> None:
@@ -201,6 +207,7 @@ class CopyRun:
         source: bytes,
         target: bytes,
         options: CopyOptions,
+        *,
         manner: Manner,
         context: TaskContext,
     ) -> None:
@@ -210,9 +217,12 @@ class CopyRun:
         self._began_ns = surroundings.clock.now_ns()
         ledger = Ledger(ledger_path(surroundings.state, source, target), options.algorithm)
         self._target = surroundings.open_target(target, True)
-        self._pair = Pair(surroundings, source, self._target, ledger, manner, context)
+        self._pair = Pair(
+            surroundings, source, self._target, ledger, manner=manner, context=context
+        )
 
     def run(self) -> Mapping[str, object]:
+        """Do it and return the result of the task."""
         self._context.enter("planning")
         summary, findings = self._plan()
         self._context.event("planned", **plain_object(summary))
@@ -322,6 +332,7 @@ class CopyRun:
 def repair_pair(
     pair: Pair, directory: Directory, ledger: Ledger, options: VerifyOptions
 ) -> Mapping[str, object]:
+    """Repair what the ledger says is repairable, verify just that, and return the result."""
     assert pair.source is not None
     pair.context.enter("repairing")
     counts, fetch_bytes = plan_repair(pair.source, directory, ledger, fidelity_of(ledger))

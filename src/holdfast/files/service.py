@@ -77,7 +77,7 @@ class Files:
         request = _request(source, target, options)
 
         def work(context: TaskContext) -> Mapping[str, object]:
-            return CopyRun(self._in, source, target, options, manner, context).run()
+            return CopyRun(self._in, source, target, options, manner=manner, context=context).run()
 
         return self._in.runner.run(
             "files.copy", subject_of(target), request, work, listener=manner.listener
@@ -91,7 +91,14 @@ class Files:
 
         def work(context: TaskContext) -> Mapping[str, object]:
             ledger = self._open_ledger(source, target, options.algorithm)
-            pair = Pair(self._in, source, self._in.open_source(target), ledger, manner, context)
+            pair = Pair(
+                self._in,
+                source,
+                self._in.open_source(target),
+                ledger,
+                manner=manner,
+                context=context,
+            )
             context.enter("verifying")
             report, findings = pair.verify(options)
             result = verify_result(report, ledger, findings)
@@ -126,7 +133,7 @@ class Files:
             if not check.good:
                 return result | {"verdict": Verdict.DAMAGED.value}
             context.enter("verifying")
-            pair = Pair(self._in, None, target, ledger, manner, context)
+            pair = Pair(self._in, None, target, ledger, manner=manner, context=context)
             algorithm = check.statement.algorithm
             exclude = tuple(dict.fromkeys((*options.exclude, *check.statement.exclusions)))
             report, findings = pair.verify(replace(options, algorithm=algorithm, exclude=exclude))
@@ -148,7 +155,7 @@ class Files:
         def work(context: TaskContext) -> Mapping[str, object]:
             ledger = self._open_ledger(source, target, options.algorithm)
             directory = self._in.open_target(target, False)
-            pair = Pair(self._in, source, directory, ledger, manner, context)
+            pair = Pair(self._in, source, directory, ledger, manner=manner, context=context)
             if next(ledger.entries.with_outcomes(REPAIRABLE), None) is None:
                 context.enter("verifying")
                 pair.verify(options)

@@ -17,7 +17,6 @@ Invariants:
    they are never flushed again, for the kernel may have forgotten what it could not write.
 """
 
-import hashlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,16 +31,20 @@ from holdfast.errors import (
 from holdfast.files.hashing import describe_damage, find_damage
 from holdfast.files.model import CopyOutcome, PlanItem, Reason, SettleResult
 from holdfast.files.rules import attempts_for, is_racy
+from holdfast.files.side_directory import (
+    PARTIAL_DIRECTORY,
+    displace,
+    flush_directories,
+    partial_path,
+    remove_if_there,
+)
 from holdfast.model.limits import BLOCK_BYTES, FILE_BYTES_LARGE, FLUSH_EACH_MAX, WINDOW_BYTES
 from holdfast.model.tree import (
-    ROOT_PATH,
-    SIDE_DIRECTORY,
     FileKind,
     Metadata,
     Signature,
     Stat,
     digest_xattrs,
-    join_path,
     parent_of,
     signature_of,
 )
@@ -56,16 +59,8 @@ from holdfast.ports import (
 )
 from holdfast.proof.digests import Algorithm, Digest, digest_of, new_digest
 
-PARTIAL_DIRECTORY = join_path(SIDE_DIRECTORY, b"partial")
-QUARANTINE_DIRECTORY = join_path(SIDE_DIRECTORY, b"quarantine")
-
 _ZEROS = bytes(BLOCK_BYTES)
 _RETRY_AFTER_S = 0.05
-
-
-def partial_path(path: bytes) -> bytes:
-    """Return where a later run finds the partial file of a large entry: always the same place."""
-    return join_path(PARTIAL_DIRECTORY, hashlib.blake2b(path, digest_size=16).hexdigest().encode())
 
 
 class _Staged(NamedTuple):
@@ -439,67 +434,6 @@ def _partial_of(item: PlanItem) -> bytes:
     if item.size_bytes >= FILE_BYTES_LARGE:
         return partial_path(item.path)
     return b"%s/%d" % (PARTIAL_DIRECTORY, item.number)
-
-
-def remove_if_there(target: Directory, path: bytes) -> None:
-    """Remove anything but a directory, if it is there."""
-    try:
-        target.remove_file(path)
-    except NotFoundError:
-        pass
-
-
-def make_directories(target: Directory, path: bytes) -> None:
-    """Make a directory and those above it, as far as they are missing."""
-    if path == ROOT_PATH:
-        return
-    try:
-        target.make_directory(path)
-    except NotFoundError:
-        make_directories(target, parent_of(path))
-        target.make_directory(path)
-    except ConflictError as error:
-        if error.code != "exists":
-            raise
-
-
-def displace(target: Directory, path: bytes, quarantine: bytes, *, flush: bool) -> None:
-    """Move what stands at `path` into the quarantine, under the same relative path.
-
-    An entry that an earlier attempt already put there is kept under a numbered name beside it.
-    Flushed, with all directories on the way, where something else is to take the name next: or loss
-    of power might keep the new and forget where the old one went.
-    """
-    place = join_path(quarantine, path)
-    make_directories(target, parent_of(place))
-    number = 0
-    while _stands(target, place):
-        number += 1
-        place = join_path(quarantine, path + b".%d" % number)
-    try:
-        target.rename(path, place)
-    except NotFoundError:
-        return
-    while flush and place != ROOT_PATH:
-        place = parent_of(place)
-        target.flush_directory(place)
-
-
-def _stands(target: Directory, path: bytes) -> bool:
-    try:
-        target.stat(path)
-    except NotFoundError:
-        return False
-    return True
-
-
-def flush_directories(target: Directory, paths: set[bytes]) -> None:
-    """Make the names in these directories durable."""
-    if len(paths) > FLUSH_EACH_MAX:
-        target.flush_all()
-        return
-    for path in paths:
-        target.flush_directory(path)
 
 
 def failed_result(item: PlanItem, error: HoldfastError) -> SettleResult:

@@ -73,8 +73,7 @@ def state_directory() -> Path:
     named = os.environ.get("HOLDFAST_STATE")
     if named:
         return Path(named).absolute()
-    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(base).expanduser() / "holdfast"
+    return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "holdfast"
 
 
 def open_source(root: bytes) -> ReadableDirectory:
