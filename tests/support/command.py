@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = 65534
-TIMEOUT_S = 120.0
+TIMEOUT_S = 180.0
 
 Argument = str | bytes | Path
 
@@ -79,7 +79,8 @@ class Holdfast:
         return [json.loads(line) for line in listed.stdout.splitlines()]
 
     def _environment(self) -> dict[str, str]:
-        kept = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C.UTF-8"}
+        kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+        kept["LC_ALL"] = "C.UTF-8"
         return kept | {"HOLDFAST_STATE": str(self.state)} | self.environment
 
 
