@@ -248,6 +248,10 @@ class SimDirectory:
     def close(self) -> None:
         """See ReadableDirectory."""
 
+    def rot(self, path: bytes, at_byte: int) -> None:
+        """Flip a bit of a regular file as a failing medium does: nothing says it was written."""
+        self._regular(path).rot(at_byte)
+
     def power_cut(self, seed: int | None, *, faults: SimFaults | None = None) -> "SimDirectory":
         """Return the tree as it may be when power is back; this one stays as it is.
 

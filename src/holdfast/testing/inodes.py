@@ -167,6 +167,14 @@ class Inode:
         self.image.attributes = self.now.attributes.copy()
         self.dirty.clear()
 
+    def rot(self, at_byte: int) -> None:
+        """Flip a bit of a byte that was written, now and in the durable image; no time moves."""
+        page, offset = divmod(at_byte, PAGE_BYTES)
+        for image in (self.now, self.image):
+            data = bytearray(image.pages[page])
+            data[offset] ^= 1
+            image.pages[page] = bytes(data)
+
     def fail_flush(self) -> None:
         """Lose the pages to be flushed: they look clean now, and no later flush writes them."""
         self.in_doubt |= self.dirty
