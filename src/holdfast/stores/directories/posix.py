@@ -161,9 +161,9 @@ class PosixReadableDirectory:
     def read_small(self, path: bytes, buffer: memoryview) -> SmallFile | None:
         """See ReadableDirectory."""
         directory, name = self._parent(path)
-        descriptor = self._open_descriptor(directory, name, path, os.O_RDONLY)
+        descriptor, before = self._open_descriptor(directory, name, path, os.O_RDONLY)
         try:
-            return read_small(descriptor, buffer)
+            return read_small(descriptor, before, buffer)
         except OSError as error:
             raise_translated(error, path, "read-failed")
         finally:
@@ -176,21 +176,22 @@ class PosixReadableDirectory:
 
     def _open_regular(self, path: bytes, flags: int, mode: int = 0) -> PosixFile:
         directory, name = self._parent(path)
-        return PosixFile(self._open_descriptor(directory, name, path, flags, mode), path)
+        return PosixFile(self._open_descriptor(directory, name, path, flags, mode)[0], path)
 
     def _open_descriptor(
         self, directory: int, name: bytes, path: bytes, flags: int, mode: int = 0
-    ) -> int:
+    ) -> tuple[int, os.stat_result]:
         try:
             descriptor = os.open(name, flags | _FILE_FLAGS, mode, dir_fd=directory)
         except IsADirectoryError as error:
             raise _not_a_file(path) from error
         except OSError as error:
             raise_translated(error, path, "read-failed")
-        if not mode_bits.S_ISREG(os.fstat(descriptor).st_mode):
+        raw = os.fstat(descriptor)
+        if not mode_bits.S_ISREG(raw.st_mode):
             os.close(descriptor)
             raise _not_a_file(path)
-        return descriptor
+        return descriptor, raw
 
     @contextlib.contextmanager
     def _pinned(self, path: bytes) -> Iterator[tuple[bytes, FileKind]]:
@@ -281,9 +282,10 @@ class PosixDirectory(PosixReadableDirectory):
         """See Directory."""
         directory, name = self._parent(path)
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC
-        descriptor = self._open_descriptor(directory, name, path, flags, metadata.mode & 0o777)
+        mode = metadata.mode & 0o777
+        descriptor, current = self._open_descriptor(directory, name, path, flags, mode)
         try:
-            return write_small(descriptor, data, metadata)
+            return write_small(descriptor, current, data, metadata)
         except OSError as error:
             raise_translated(error, path, "write-failed")
         finally:
@@ -333,7 +335,7 @@ class PosixDirectory(PosixReadableDirectory):
                     path=path,
                 )
             try:
-                return apply_metadata(target, metadata)
+                return apply_metadata(target, metadata, os.stat(target))
             except OSError as error:
                 raise_translated(error, path, "write-failed")
 

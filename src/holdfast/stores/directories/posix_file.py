@@ -75,7 +75,9 @@ def _is_copied(name: bytes) -> bool:
     return name.startswith((b"user.", b"trusted.")) or name in _ACLS or name == _CAPABILITY
 
 
-def apply_metadata(target: Target, metadata: Metadata) -> list[MetadataLoss]:
+def apply_metadata(
+    target: Target, metadata: Metadata, current: os.stat_result
+) -> list[MetadataLoss]:
     """Set owner, mode, attributes and times, in the order in which none undoes another.
 
     chown clears set-id bits and capabilities, so it comes first; an ACL writes the mode, so it
@@ -83,7 +85,6 @@ def apply_metadata(target: Target, metadata: Metadata) -> list[MetadataLoss]:
     """
     losses: list[MetadataLoss] = []
     mode = metadata.mode
-    current = os.stat(target)
     owner_changed = False
     if (current.st_uid, current.st_gid) != (metadata.uid, metadata.gid):
         try:
@@ -103,9 +104,8 @@ def apply_metadata(target: Target, metadata: Metadata) -> list[MetadataLoss]:
     return losses
 
 
-def read_small(descriptor: int, buffer: memoryview) -> SmallFile | None:
-    """Read an open file whole; see ReadableDirectory.read_small."""
-    before = os.fstat(descriptor)
+def read_small(descriptor: int, before: os.stat_result, buffer: memoryview) -> SmallFile | None:
+    """Read a file opened a moment ago whole; see ReadableDirectory.read_small."""
     size_bytes = before.st_size
     if size_bytes > len(buffer) or before.st_blocks * 512 < size_bytes:
         return None
@@ -125,12 +125,14 @@ def read_small(descriptor: int, buffer: memoryview) -> SmallFile | None:
     return SmallFile(convert_stat(before), done, xattrs, is_steady)
 
 
-def write_small(descriptor: int, data: Buffer, metadata: Metadata) -> list[MetadataLoss]:
+def write_small(
+    descriptor: int, current: os.stat_result, data: Buffer, metadata: Metadata
+) -> list[MetadataLoss]:
     """Write a file that was just made or emptied; see Directory.write_small."""
     done = 0
     while done < len(data):
         done += os.pwrite(descriptor, memoryview(data)[done:] if done else data, done)
-    return apply_metadata(descriptor, metadata)
+    return apply_metadata(descriptor, metadata, current)
 
 
 def _apply_xattrs(target: Target, wanted: dict[bytes, bytes]) -> bool:
@@ -251,7 +253,7 @@ class PosixFile:
     def set_metadata(self, metadata: Metadata) -> list[MetadataLoss]:
         """See WritableFile."""
         try:
-            return apply_metadata(self._descriptor, metadata)
+            return apply_metadata(self._descriptor, metadata, os.fstat(self._descriptor))
         except OSError as error:
             raise_translated(error, self._path, "write-failed")
 
