@@ -106,7 +106,8 @@ def _run(scratch: Path, *arguments: str | Path, expected: Exit = Exit.DONE) -> N
     words = [os.fspath(argument) for argument in arguments]
     print(f"\n$ holdfast {shlex.join(words)}", flush=True)
     environment = os.environ | {"HOLDFAST_STATE": os.fspath(scratch / "state")}
-    ended = subprocess.run([sys.executable, "-m", "holdfast", *words], env=environment, check=False)
+    command = [sys.executable, "-m", "holdfast", *words]
+    ended = subprocess.run(command, cwd=scratch, env=environment, check=False)
     if ended.returncode != expected:
         print(f"holdfast: the demo expected exit status {expected}, not {ended.returncode}")
         raise typer.Exit(Exit.BUG)
