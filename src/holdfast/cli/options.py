@@ -80,7 +80,7 @@ Sample = Annotated[
     str | None,
     typer.Option("--sample", metavar="P%|SIZE", help="Read only a sample of the files."),
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Which sample.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**64 - 1, help="Which sample.")]
 OneWay = Annotated[bool, typer.Option("--one-way", help="What only TARGET has is no difference.")]
 WriteProof = Annotated[
     Path | None,

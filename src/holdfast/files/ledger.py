@@ -17,7 +17,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from holdfast.errors import IntegrityError, UnsupportedError
+from holdfast.errors import (
+    CapacityError,
+    DeniedError,
+    HoldfastError,
+    IntegrityError,
+    StorageFailedError,
+    UnsupportedError,
+)
 from holdfast.files.model import Action, CopyOutcome, Finding, PlanItem, Reason, SettleResult
 from holdfast.model.tree import FileKind, Signature
 from holdfast.proof.digests import Algorithm
@@ -58,6 +65,41 @@ class Known(NamedTuple):
     detail: str
 
 
+@contextlib.contextmanager
+def told_as_ours(place: Path | None) -> Iterator[None]:
+    """Turn errors of SQLite into what a caller can act on.
+
+    Args:
+        place: The ledger, or where it is.
+
+    Raises:
+        IntegrityError: `ledger-damaged`. Deleting it loses only speed.
+        CapacityError, DeniedError, StorageFailedError: The disk it is on is full, or refuses.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        told = _TELL.get(getattr(error, "sqlite_errorcode", -1) & 0xFF)
+        if told is None:
+            raise  # A defect of ours, to be seen as one.
+        kind, code, what, advice = told
+        raise kind(f"the ledger {place} {what}: {error}", code=code, advice=advice) from error
+
+
+_AGAIN = "delete it and run again: digests are taken anew, nothing else is lost"
+_PLACE = "check owner, mode and room there, or name another place with HOLDFAST_STATE"
+_DAMAGED = (IntegrityError, "ledger-damaged", "is damaged", _AGAIN)
+_TELL: dict[int, tuple[type[HoldfastError], str, str, str]] = {
+    sqlite3.SQLITE_CORRUPT: _DAMAGED,
+    sqlite3.SQLITE_NOTADB: _DAMAGED,
+    sqlite3.SQLITE_FULL: (CapacityError, "disk-full", "has no room", _PLACE),
+    sqlite3.SQLITE_READONLY: (DeniedError, "ledger-denied", "cannot be written", _PLACE),
+    sqlite3.SQLITE_CANTOPEN: (DeniedError, "ledger-denied", "cannot be opened", _PLACE),
+    sqlite3.SQLITE_PERM: (DeniedError, "ledger-denied", "cannot be opened", _PLACE),
+    sqlite3.SQLITE_IOERR: (StorageFailedError, "ledger-failed", "was refused by its disk", _PLACE),
+}
+
+
 class Ledger:
     """The memory of one pair, owned by the task that holds the pair's lock."""
 
@@ -67,25 +109,18 @@ class Ledger:
         Without a path it lasts as long as this object, on disk but without a name.
 
         Raises:
-            IntegrityError: `ledger-damaged`. Delete the file: only speed is lost.
-            UnsupportedError: `format-newer`.
+            UnsupportedError: `format-newer`. And as told_as_ours.
         """
         self.path = path
         if path is not None:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
+        with told_as_ours(path):
             self.connection = sqlite3.connect(path or "", isolation_level=None)
             self.connection.execute("PRAGMA journal_mode = WAL")
             self.connection.execute("PRAGMA synchronous = FULL")
             self.connection.execute("PRAGMA cache_size = -16384")
             self._migrate()
             self._use_algorithm(algorithm)
-        except sqlite3.DatabaseError as error:
-            raise IntegrityError(
-                f"the ledger {path} cannot be read: {error}",
-                code="ledger-damaged",
-                advice="delete it and run again: digests are taken anew, nothing else is lost",
-            ) from error
         self.plan = PlanTable(self.connection)
         self.entries = EntryTable(self.connection)
 
@@ -115,7 +150,8 @@ class Ledger:
         try:
             yield
         except BaseException:
-            self.connection.execute("ROLLBACK")
+            if self.connection.in_transaction:  # SQLite may have ended it already.
+                self.connection.execute("ROLLBACK")
             raise
         self.connection.execute("COMMIT")
 

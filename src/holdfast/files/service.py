@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from holdfast.errors import InvalidRequestError
-from holdfast.files.ledger import Ledger
+from holdfast.files.ledger import Ledger, told_as_ours
 from holdfast.files.model import (
     Action,
     CopyOptions,
@@ -38,7 +38,7 @@ from holdfast.files.verifying import fidelity_of
 from holdfast.model.tree import display_path
 from holdfast.proof.digests import Algorithm
 from holdfast.tasks.model import Task
-from holdfast.tasks.runner import TaskContext
+from holdfast.tasks.runner import TaskContext, Work
 
 
 class Files:
@@ -79,9 +79,7 @@ class Files:
         def work(context: TaskContext) -> Mapping[str, object]:
             return CopyRun(self._in, source, target, options, manner=manner, context=context).run()
 
-        return self._in.runner.run(
-            "files.copy", subject_of(target), request, work, listener=manner.listener
-        )
+        return self._run("files.copy", target, request, work, manner)
 
     def verify(self, source: bytes, target: bytes, options: VerifyOptions, manner: Manner) -> Task:
         """Verify a tree against another."""
@@ -104,13 +102,8 @@ class Files:
             result = verify_result(report, ledger, findings)
             return result | pair.prove(report, options.exclude, options.algorithm)
 
-        return self._in.runner.run(
-            "files.verify",
-            subject_of(target),
-            _request(source, target, options),
-            work,
-            listener=manner.listener,
-        )
+        request = _request(source, target, options)
+        return self._run("files.verify", target, request, work, manner)
 
     def verify_proof(
         self,
@@ -139,13 +132,8 @@ class Files:
             report, findings = pair.verify(replace(options, algorithm=algorithm, exclude=exclude))
             return result | verify_result(report, ledger, findings)
 
-        return self._in.runner.run(
-            "files.verify-proof",
-            subject_of(tree),
-            {"proof": os.fspath(proof), **_request(b"", tree, options)},
-            work,
-            listener=manner.listener,
-        )
+        request = {"proof": os.fspath(proof), **_request(b"", tree, options)}
+        return self._run("files.verify-proof", tree, request, work, manner)
 
     def repair(self, source: bytes, target: bytes, options: VerifyOptions, manner: Manner) -> Task:
         """Repair what the last verification of a pair found; verify first if that was nothing."""
@@ -161,12 +149,18 @@ class Files:
                 pair.verify(options)
             return repair_pair(pair, directory, ledger, options)
 
+        request = _request(source, target, options)
+        return self._run("files.repair", target, request, work, manner)
+
+    def _run(
+        self, kind: str, root: bytes, request: Mapping[str, object], work: Work, manner: Manner
+    ) -> Task:
+        def guarded(context: TaskContext) -> Mapping[str, object]:
+            with told_as_ours(ledger_path(self._in.state, b"", b"").parent):
+                return work(context)
+
         return self._in.runner.run(
-            "files.repair",
-            subject_of(target),
-            _request(source, target, options),
-            work,
-            listener=manner.listener,
+            kind, subject_of(root), request, guarded, listener=manner.listener
         )
 
     def _open_ledger(self, source: bytes, target: bytes, algorithm: Algorithm) -> Ledger:

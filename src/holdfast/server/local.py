@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from holdfast.errors import DeniedError, NotFoundError
+from holdfast.errors import DeniedError, IntegrityError, InvalidRequestError, NotFoundError
 from holdfast.files.running import Surroundings
 from holdfast.files.service import Files
 from holdfast.model.limits import FILE_BYTES_LARGE
@@ -125,10 +125,35 @@ def load_key(path: Path, entropy: Entropy) -> SigningKey:
     once both use the same, and none is ever half there.
 
     Raises:
-        IntegrityError: The file holds no key.
+        IntegrityError: The file holds no key (`key-damaged`).
+        DeniedError: It cannot be read or made (`key-denied`).
     """
-    with contextlib.suppress(FileNotFoundError):
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            return _read_key(path)
+        _make_key(path, entropy)
+        return _read_key(path)
+    except OSError as error:
+        raise DeniedError(
+            f"the signing key {path} cannot be read or made: {error.strerror}",
+            code="key-denied",
+            advice="check its owner and mode, or name another state directory with HOLDFAST_STATE",
+        ) from error
+
+
+def _read_key(path: Path) -> SigningKey:
+    try:
         return SigningKey.from_pem(path.read_bytes())
+    except InvalidRequestError as error:
+        raise IntegrityError(
+            f"{path} does not hold a signing key",
+            code="key-damaged",
+            advice="bring it back from a backup; or move it away, and tell whoever checks your "
+            "proofs of the new key that is then made",
+        ) from error
+
+
+def _make_key(path: Path, entropy: Entropy) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = path.with_name(f"{path.name}.{entropy.random_bytes(8).hex()}")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -145,4 +170,3 @@ def load_key(path: Path, entropy: Entropy) -> SigningKey:
         os.fsync(directory)
     finally:
         os.close(directory)
-    return SigningKey.from_pem(path.read_bytes())
