@@ -307,8 +307,8 @@ def test_rest_is_judged() -> None:
         assert found is VerifyOutcome.METADATA_DIFFERS
     same = judge_rest(FILE, FILE, same_xattrs=True, fidelity=Fidelity())
     assert same is VerifyOutcome.MATCHED
-    other = judge_rest(FILE, FILE, same_xattrs=False, fidelity=Fidelity())
-    assert other is VerifyOutcome.METADATA_DIFFERS
+    attributes = judge_rest(FILE, FILE, same_xattrs=False, fidelity=Fidelity())
+    assert attributes is VerifyOutcome.METADATA_DIFFERS
 
 
 def test_digests_are_judged() -> None:

@@ -148,6 +148,15 @@ class PosixReadableDirectory:
 
     def xattrs(self, path: bytes) -> dict[bytes, bytes]:
         """See ReadableDirectory."""
+        directory, name = self._parent(path) if path else (self._root_descriptor, b".")
+        try:
+            # One call for the many entries that have none; the last component is not followed.
+            place = b"/proc/self/fd/%d/%s" % (directory, name)
+            if not os.listxattr(place, follow_symlinks=False):
+                return {}
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EACCES, errno.EPERM):
+                raise_translated(error, path, "read-failed")
         with self._pinned(path) as (target, _):
             try:
                 return read_xattrs(target)
