@@ -163,7 +163,8 @@ class Planner:
         if first is None:
             if inode is not None and self.ledger.plan.links.has_kept(inode):
                 own = decide_shared(own)
-            self.ledger.plan.links.add(source.device, source.inode, path, own.action, inode)
+            if own.action is not Action.REFUSE:  # Else the next name is the first to be made.
+                self.ledger.plan.links.add(source.device, source.inode, path, own.action, inode)
             return own, None
         leader, action, leader_inode = first
         same_inode = inode is not None and inode == leader_inode

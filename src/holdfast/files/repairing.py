@@ -94,7 +94,8 @@ def _decide_link(
     """Plan one name of a hard link group: the first is repaired, the others are linked to it."""
     first = ledger.plan.links.first(wanted.device, wanted.inode)
     if first is None:
-        ledger.plan.links.add(wanted.device, wanted.inode, path, own.action, None)
+        if own.action is not Action.REFUSE:
+            ledger.plan.links.add(wanted.device, wanted.inode, path, own.action, None)
         return own, None
     return decide_follower(first[1], same_inode=False, own=own), first[0]
 
