@@ -270,14 +270,22 @@ def remove(tree: SimDirectory, path: bytes) -> set[bytes]:
     return {path}
 
 
+def free_name(tree: SimDirectory, path: bytes) -> bytes:
+    while path in look(tree):
+        path += b"+"
+    return path
+
+
 def rename(tree: SimDirectory, path: bytes) -> set[bytes]:
-    tree.rename(path, path + b"~")
-    return {path, path + b"~"}
+    new_path = free_name(tree, path + b"~")
+    tree.rename(path, new_path)
+    return {path, new_path}
 
 
 def add(tree: SimDirectory, path: bytes) -> set[bytes]:
-    tree.create_file(path + b"+", resume=False).close()
-    return {path + b"+"}
+    new_path = free_name(tree, path + b"+")
+    tree.create_file(new_path, resume=False).close()
+    return {new_path}
 
 
 def replace_by_symlink(tree: SimDirectory, path: bytes) -> set[bytes]:
