@@ -30,6 +30,7 @@ from holdfast.files.side_directory import (
     partial_path,
     remove_if_there,
     remove_side_directory,
+    remove_tree,
 )
 from holdfast.files.transfer import Transfer, failed_result, metadata_of, no_result
 from holdfast.model.limits import BATCH_BYTES_MAX, BATCH_FILES_MAX, FILE_BYTES_LARGE
@@ -322,8 +323,11 @@ class Copying:
         One that was cut off may have left a symlink, or a second name of a file that is settled by
         now, where this run will write; or a file that not even its owner may write.
         """
-        for name, _ in self.target.list_names(PARTIAL_DIRECTORY):
+        for name, is_directory in self.target.list_names(PARTIAL_DIRECTORY):
             path = join_path(PARTIAL_DIRECTORY, name)
+            if is_directory:
+                remove_tree(self.target, path)
+                continue
             stat = self.target.stat(path)
             if stat.kind is not FileKind.FILE or stat.links_count > 1:
                 remove_if_there(self.target, path)
@@ -333,9 +337,11 @@ class Copying:
 
     def _remove_partials(self) -> None:
         """Remove what earlier runs left in the side directory, but what a later run can use."""
-        for name, _ in self.target.list_names(PARTIAL_DIRECTORY):
+        for name, is_directory in self.target.list_names(PARTIAL_DIRECTORY):
             path = join_path(PARTIAL_DIRECTORY, name)
-            if path not in self._unsettled_partials:
+            if is_directory:
+                remove_tree(self.target, path)
+            elif path not in self._unsettled_partials:
                 remove_if_there(self.target, path)
         remove_side_directory(self.target)
 

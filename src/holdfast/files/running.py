@@ -39,6 +39,7 @@ from holdfast.files.results import (
 from holdfast.files.rules import bytes_short, check_deletions
 from holdfast.files.side_directory import (
     QUARANTINE_DIRECTORY,
+    partial_bytes,
     remove_side_directory,
     remove_tree,
 )
@@ -257,7 +258,10 @@ class CopyRun:
         )
         summary = planner.make()
         check_plan(summary, self._options, self._target_root)
-        short = bytes_short(summary, self._target.space())
+        # What an interrupted run left is gone on with, or makes room: it must not refuse the rerun.
+        space = self._target.space()
+        left = partial_bytes(self._target)
+        short = bytes_short(summary, space._replace(free_bytes=space.free_bytes + left))
         if short:
             raise CapacityError(
                 f"{display_path(self._target_root)} lacks {short} bytes for this copy; "

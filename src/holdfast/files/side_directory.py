@@ -19,6 +19,24 @@ def partial_path(path: bytes) -> bytes:
     return join_path(PARTIAL_DIRECTORY, hashlib.blake2b(path, digest_size=16).hexdigest().encode())
 
 
+def partial_bytes(target: Directory) -> int:
+    """Return how much room the partial files of earlier runs take."""
+    size_bytes = 0
+    pending = [PARTIAL_DIRECTORY]
+    while pending:
+        directory = pending.pop()
+        try:
+            for name, is_directory in target.list_names(directory):
+                path = join_path(directory, name)
+                if is_directory:
+                    pending.append(path)
+                else:
+                    size_bytes += target.stat(path).allocated_bytes
+        except (NotFoundError, ConflictError):
+            continue
+    return size_bytes
+
+
 def remove_if_there(target: Directory, path: bytes) -> None:
     """Remove anything but a directory, if it is there."""
     try:

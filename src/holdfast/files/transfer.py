@@ -17,6 +17,7 @@ Invariants:
    they are never flushed again, for the kernel may have forgotten what it could not write.
 """
 
+import contextlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,8 +36,10 @@ from holdfast.files.side_directory import (
     PARTIAL_DIRECTORY,
     displace,
     flush_directories,
+    make_directories,
     partial_path,
     remove_if_there,
+    remove_tree,
 )
 from holdfast.model.limits import BLOCK_BYTES, FILE_BYTES_LARGE, FLUSH_EACH_MAX, WINDOW_BYTES
 from holdfast.model.tree import (
@@ -45,6 +48,7 @@ from holdfast.model.tree import (
     Signature,
     Stat,
     digest_xattrs,
+    join_path,
     parent_of,
     signature_of,
 )
@@ -98,6 +102,8 @@ class Transfer:
     quarantine: bytes
     """Path of this task's quarantine at the target."""
     _buffers: tuple[memoryview, memoryview] | None = None
+    _staging: bytes = PARTIAL_DIRECTORY
+    """Where the partial files of this batch go."""
 
     def settle(self, batch: tuple[PlanItem, ...]) -> list[SettleResult]:
         """Settle a batch of FETCH and MAKE_SYMLINK items; every item ends in one result.
@@ -109,6 +115,17 @@ class Transfer:
                 entries stay for the next run.
             CapacityError: `disk-full`: the target is. The rest would fail too.
         """
+        # A directory for each batch: workers that make and rename in one wait for one another.
+        self._staging = join_path(PARTIAL_DIRECTORY, b"batch-%d" % batch[0].number)
+        make_directories(self.target, self._staging)
+        try:
+            return self._settle(batch)
+        finally:
+            # What cannot be removed now is removed by the next run, and no listing shows it.
+            with contextlib.suppress(HoldfastError):
+                remove_tree(self.target, self._staging)
+
+    def _settle(self, batch: tuple[PlanItem, ...]) -> list[SettleResult]:
         results: list[SettleResult] = []
         staged: list[_Staged] = []
         flush_each = len(batch) <= FLUSH_EACH_MAX
@@ -120,7 +137,7 @@ class Transfer:
                     continue
                 staged.append(self._stage(item, keep_open=flush_each))
             except CancelledError:
-                self._discard([item, *(each.item for each in staged)], staged)
+                self._discard(staged)
                 raise
             except _ChangedError:
                 results.append(no_result(item, CopyOutcome.CHANGED, "changed while it was read"))
@@ -128,13 +145,15 @@ class Transfer:
                 results.append(no_result(item, CopyOutcome.VANISHED, "left the source meanwhile"))
             except HoldfastError as error:
                 if error.code == "disk-full":
-                    self._discard([item, *(each.item for each in staged)], staged)
+                    self._discard(staged)
                     raise
                 results.append(failed_result(item, error))
         try:
             self._flush(staged, flush_each=flush_each)
         except StorageFailedError as error:
-            self._discard([each.item for each in staged], staged, keep_large=False)
+            self._discard(staged)
+            for each in staged:
+                remove_if_there(self.target, each.partial)
             return results + [failed_result(each.item, error) for each in staged]
         return results + self._publish(staged)
 
@@ -242,7 +261,7 @@ class Transfer:
         self.pace.take(small.size_bytes)
         stat, size_bytes = small.stat, small.size_bytes
         data = self._block(0)[:size_bytes]
-        partial = _partial_of(item)
+        partial = self._partial_of(item)
         losses = self.target.write_small(partial, data, metadata_of(stat, small.xattrs))
         self.pace.moved(size_bytes)
         signature = signature_of(stat)
@@ -265,7 +284,7 @@ class Transfer:
         before = reader.stat()
         signature = signature_of(before)
         size_bytes = before.size_bytes
-        partial = _partial_of(item)
+        partial = self._partial_of(item)
         writer = self.target.create_file(
             partial, resume=item.size_bytes >= FILE_BYTES_LARGE, mode=before.mode & 0o777
         )
@@ -369,7 +388,7 @@ class Transfer:
             raise _VanishedError from error
         except ConflictError as error:
             raise _ChangedError from error
-        partial = _partial_of(item)
+        partial = self._partial_of(item)
         remove_if_there(self.target, partial)
         losses = self.target.make_symlink(partial, target, metadata_of(stat, {}))
         return _Staged(
@@ -405,16 +424,17 @@ class Transfer:
             return results + [failed_result(each.item, error) for each in named]
         return results + [_settled(each) for each in named]
 
-    def _discard(
-        self, items: list[PlanItem], staged: list[_Staged], *, keep_large: bool = True
-    ) -> None:
-        """Remove partial files, but for large ones a later run can go on with."""
+    def _discard(self, staged: list[_Staged]) -> None:
+        """Let go of what will not be named; a large partial file stays for a later run."""
         for each in staged:
             if each.writer is not None:
                 each.writer.close()
-        for item in items:
-            if not (keep_large and item.size_bytes >= FILE_BYTES_LARGE):
-                remove_if_there(self.target, _partial_of(item))
+
+    def _partial_of(self, item: PlanItem) -> bytes:
+        """Return where the partial file of an item goes; that of a large one can be found again."""
+        if item.size_bytes >= FILE_BYTES_LARGE:
+            return partial_path(item.path)
+        return b"%s/%d" % (self._staging, item.number)
 
     def _block(self, which: int) -> memoryview:
         if self._buffers is None:
@@ -427,13 +447,6 @@ def metadata_of(stat: Stat, xattrs: dict[bytes, bytes]) -> Metadata:
     return Metadata(
         mode=stat.mode, mtime_ns=stat.mtime_ns, uid=stat.uid, gid=stat.gid, xattrs=xattrs
     )
-
-
-def _partial_of(item: PlanItem) -> bytes:
-    """Return where the partial file of an item goes; of a small one, that need not be found."""
-    if item.size_bytes >= FILE_BYTES_LARGE:
-        return partial_path(item.path)
-    return b"%s/%d" % (PARTIAL_DIRECTORY, item.number)
 
 
 def failed_result(item: PlanItem, error: HoldfastError) -> SettleResult:

@@ -5,13 +5,14 @@ Not here: names as running programs see them (Inode.names), contents.
 1. An operation, such as a rename, survives as a whole or not at all.
 2. Of two operations on one name the later survives only if the earlier does.
 3. A name survives only in a directory that does; until then it waits, even when flushed. So a
-   rename into a directory whose own name was never flushed leaves the old name.
+   rename into a directory whose own name was never flushed leaves the old name; one out of such a
+   directory gives the new name alone.
 4. The removal of a directory waits until it is empty; a move never makes a directory its own
    ancestor.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from holdfast.model.tree import FileKind
@@ -66,8 +67,10 @@ class DurableNames:
         blocked: set[Slot] = set()
         for operation in pending:
             slots = {change.slot for change in operation.changes}
-            if survives(operation) and not slots & blocked and self._can_settle(operation):
+            placed = {slot for slot in slots if slot[0] in self.entries}
+            if survives(operation) and not placed & blocked and self._can_settle(operation):
                 self._apply(operation)
+                left = [_without(earlier, slots - placed) for earlier in left]
             else:
                 left.append(operation)
                 blocked |= slots
@@ -106,6 +109,14 @@ class DurableNames:
             if inode.kind is FileKind.DIRECTORY:
                 self.entries.setdefault(inode.number, {})
                 self._parents[inode.number] = directory.number
+
+
+def _without(operation: NameOperation, slots: set[Slot]) -> NameOperation:
+    """Return an operation less its changes of names that a later one took out of a lost place."""
+    if not any(change.slot in slots for change in operation.changes):
+        return operation
+    kept = tuple(change for change in operation.changes if change.slot not in slots)
+    return replace(operation, changes=kept)
 
 
 class NameJournal:
