@@ -258,6 +258,28 @@ def test_file_that_never_holds_still_is_changed_and_the_rest_settles(states: Pat
     assert b"gone" in look(world.target)  # Invariant 3 of rules.py.
 
 
+@pytest.mark.parametrize("moment", ["read_into", "xattrs"])
+def test_small_file_rewritten_while_it_is_read_in_one_call_is_read_again(
+    moment: str, states: Path
+) -> None:
+    """More files than are flushed one by one; size and kind stay, content and time do not."""
+    world = make_world(states / "state")
+    for number in range(8):
+        put(world.source, b"f%d" % number, b"a" * 5000, number)
+    settle(world.source)
+    world.clock.sleep(HOUR_S)
+    reads = itertools.count()
+
+    def act(number: int, name: str, path: bytes) -> None:
+        if (name, path) == (moment, b"f3") and next(reads) == 0:
+            put(world.source, b"f3", b"b" * 5000, 30)
+
+    world.source.gate.faults = SimFaults(on_look=act)
+    result = world.copy(COPY)
+    assert look(world.target) == look(world.source)
+    assert result["verdict"] == "proven"
+
+
 def test_large_file_rewritten_while_it_is_copied_is_not_named(states: Path) -> None:
     world = make_world(states / "state")
     size_bytes = FILE_BYTES_LARGE + MIB

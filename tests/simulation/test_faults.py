@@ -160,6 +160,41 @@ def test_failed_flush_of_a_batch_names_none_of_it_and_keeps_no_partial(states: P
         check_lifted(world)
 
 
+def test_stop_after_a_failed_flush_leaves_no_partial_to_go_on_with(states: Path) -> None:
+    """Invariant 3 of transfer.py, where no end of the run tidies up.
+
+    In memory the partial looks right, so a later run that compared would find nothing to write.
+    """
+    world = make_world(states / "state")
+    put(world.source, b"large", b"L" * LARGE_BYTES, 1)
+    put(world.source, b"small", b"s" * 5000, 2)
+    settle(world.source)
+    world.clock.sleep(HOUR_S)
+
+    def stop(number: int, name: str, path: bytes) -> None:
+        if name == "flush":
+            world.paces[-1].stop()
+
+    world.target.gate.faults = SimFaults(flush_fails_at=1, on_operation=stop)
+    with pytest.raises(CancelledError):
+        world.copy(COPY)
+    check_lifted(world)
+    assert look(world.target.power_cut_names_first(zeros=True)) == look(world.source)
+
+
+def test_what_was_deleted_is_kept_until_all_is_proven(states: Path) -> None:
+    world = make(states / "state")
+    gone = look(world.target)[b"gone"]
+    world.target.gate.faults = SimFaults(unreadable={(b"g", 0)})
+    result = world.copy(COPY)
+    assert result["verdict"] == "incomplete"
+    assert result["quarantine"] == "/target/.holdfast/quarantine"
+    found = look(world.target)
+    assert b"gone" not in found
+    assert any(is_aside(path) and same_content(seen, gone) for path, seen in found.items())
+    check_lifted(world)
+
+
 @pytest.mark.parametrize("block", range(9))
 def test_unreadable_block_of_the_source_fails_that_entry_alone(block: int, states: Path) -> None:
     world = make(states / "state")
