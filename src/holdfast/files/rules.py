@@ -287,6 +287,17 @@ def verdict_of(counts: Mapping[VerifyOutcome, int], mode: VerificationMode) -> V
     return Verdict.SAMPLED if mode is VerificationMode.SAMPLE else Verdict.PROVEN
 
 
+SAMPLE_BUCKETS = 4096
+"""Shares a sample by bytes is measured out in."""
+
+
+def sample_bucket(path: bytes, seed: int) -> int:
+    """Return where a path falls, evenly over SAMPLE_BUCKETS; always the same for one seed."""
+    key = seed.to_bytes(8, "big")
+    drawn = hashlib.blake2b(path, digest_size=8, key=key).digest()
+    return int.from_bytes(drawn, "big") * SAMPLE_BUCKETS >> 64
+
+
 def is_sampled(path: bytes, fraction: float, seed: int) -> bool:
     """Say whether an entry belongs to a sample: always the same for one path, fraction and seed."""
     key = seed.to_bytes(8, "big")
@@ -294,26 +305,35 @@ def is_sampled(path: bytes, fraction: float, seed: int) -> bool:
     return drawn < fraction * 2**64
 
 
-def sample_fraction(percent: float | None, size_bytes: int | None, total_bytes: int) -> float:
-    """Return the share of entries to read for a percentage or a byte budget.
+def sample_fraction(percent: float | None, budget_bytes: int | None, buckets: list[int]) -> float:
+    """Return the share of entries to read for a percentage or within a byte budget.
+
+    Args:
+        percent: Of the files; so also of the bytes, in the mean.
+        budget_bytes: Not to be exceeded, as long as the first bucket alone does not.
+        buckets: For a budget: bytes of the files of each bucket, those over the budget left out.
 
     Raises:
         InvalidRequestError: `bad-sample`; not exactly one given, or out of range.
     """
-    if (percent is None) == (size_bytes is None):
-        raise InvalidRequestError(
-            "a sample needs either a percentage or a byte budget",
-            code="bad-sample",
-            advice="say for example --sample 5% or --sample 10GiB",
-        )
+    if (percent is None) == (budget_bytes is None):
+        raise _bad_sample("a sample needs either a percentage or a byte budget")
     if percent is not None and 0 < percent <= 100:
         return percent / 100
-    if size_bytes is not None and size_bytes > 0:
-        return min(1.0, size_bytes / total_bytes) if total_bytes else 1.0
-    raise InvalidRequestError(
-        "a sample must be more than nothing and at most everything",
-        code="bad-sample",
-        advice="say for example --sample 5% or --sample 10GiB",
+    if budget_bytes is None or budget_bytes <= 0:
+        raise _bad_sample("a sample must be more than nothing and at most everything")
+    total_bytes = 0
+    for taken, size_bytes in enumerate(buckets):
+        total_bytes += size_bytes
+        if total_bytes > budget_bytes:
+            share = taken / len(buckets)
+            return share or budget_bytes / sum(buckets)
+    return 1.0
+
+
+def _bad_sample(message: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        message, code="bad-sample", advice="say for example --sample 5% or --sample 10GiB"
     )
 
 

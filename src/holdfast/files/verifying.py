@@ -34,15 +34,14 @@ from holdfast.files.model import (
 )
 from holdfast.files.planning import with_known
 from holdfast.files.rules import (
-    is_sampled,
     is_trusted,
     judge_digests,
     judge_metadata,
     judge_rest,
     sample_confidence,
-    sample_fraction,
     verdict_of,
 )
+from holdfast.files.sampling import EVERYTHING, Sample, choose_sample
 from holdfast.model.limits import FILE_BYTES_LARGE
 from holdfast.model.tree import ROOT_PATH, FileKind, Signature, Stat, parent_of, signature_of
 from holdfast.ports import Clock, Pace, PaceControl, ReadableDirectory, StartWorkers
@@ -91,7 +90,7 @@ class Verifying:
     _files: int = 0
     _sampled: int = 0
     _trusted: int = 0
-    _fraction: float = 1.0
+    _sample: Sample = EVERYTHING
     _run: int = 0
     _moved_before: int = 0
     _seen_bytes: int = 0
@@ -101,8 +100,7 @@ class Verifying:
         """Do it and remember each entry's outcome; raises CancelledError when asked to stop."""
         began_ns = self.clock.monotonic_ns()
         self._moved_before = self.pace.moved_bytes()
-        if self.options.mode is VerificationMode.SAMPLE:
-            self._fraction = self._choose_fraction()
+        self._sample = choose_sample(self.options, self.source or self.target)
         self._run = self.ledger.run() if self.paths is not None else self.ledger.next_run()
         self._read_all()
         self._flush_rows()
@@ -143,21 +141,6 @@ class Verifying:
             for result in results:
                 self._take(result)
         assert not self._reading
-
-    def _choose_fraction(self) -> float:
-        total = 0
-        if self.options.sample_bytes is not None:
-            self.context.enter("counting")
-            # A file that fails here fails again, and is counted, in the walk that matters.
-            walk = Walk(
-                directory=self.source or self.target,
-                exclusions=Exclusions(self.options.exclude),
-                on_failure=lambda _path, _error: None,
-            )
-            files = (entry.stat for entry in walk if entry.stat.kind is FileKind.FILE)
-            total = sum(stat.size_bytes for stat in files)
-            self.context.enter("verifying")
-        return sample_fraction(self.options.sample_percent, self.options.sample_bytes, total)
 
     def _walk(self, directory: ReadableDirectory) -> Iterator[Listed]:
         exclusions = Exclusions(self.options.exclude)
@@ -219,9 +202,9 @@ class Verifying:
             self._close(evidence, outcome)
             return []
         self._files += 1
-        self._seen_bytes += evidence.target_stat.size_bytes if evidence.target_stat else 0
-        is_sample = self.options.mode is VerificationMode.SAMPLE
-        if is_sample and not is_sampled(evidence.path, self._fraction, self.options.sample_seed):
+        size_bytes = evidence.target_stat.size_bytes if evidence.target_stat else 0
+        self._seen_bytes += size_bytes
+        if not self._sample.holds(evidence.path, size_bytes):
             self._close(evidence, self._judge_unread(evidence))
             return []
         self._sampled += 1

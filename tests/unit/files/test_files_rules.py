@@ -359,10 +359,15 @@ def test_sample_is_the_same_for_one_seed_and_about_as_large_as_asked() -> None:
 
 
 def test_sample_fraction() -> None:
-    assert sample_fraction(5, None, 0) == 0.05
-    assert sample_fraction(None, 10, 100) == 0.1
-    assert sample_fraction(None, 1000, 100) == 1.0
-    assert sample_fraction(None, 10, 0) == 1.0
+    assert sample_fraction(5, None, []) == 0.05
+    assert sample_fraction(None, 1000, [60, 40]) == 1.0
+    assert sample_fraction(None, 10, [0, 0]) == 1.0
+
+
+def test_sample_never_exceeds_its_budget_but_by_a_first_bucket() -> None:
+    assert sample_fraction(None, 100, [60, 40, 30, 10]) == 0.5
+    assert sample_fraction(None, 99, [60, 40, 30, 10]) == 0.25
+    assert sample_fraction(None, 35, [60, 40, 30, 10]) == 0.25
 
 
 @pytest.mark.parametrize(
@@ -370,7 +375,7 @@ def test_sample_fraction() -> None:
 )
 def test_sample_that_makes_no_sense(percent: float | None, size_bytes: int | None) -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        sample_fraction(percent, size_bytes, 100)
+        sample_fraction(percent, size_bytes, [100])
     assert caught.value.code == "bad-sample"
 
 
