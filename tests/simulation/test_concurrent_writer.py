@@ -258,6 +258,37 @@ def test_file_that_never_holds_still_is_changed_and_the_rest_settles(states: Pat
     assert b"gone" in look(world.target)  # Invariant 3 of rules.py.
 
 
+def edit_after_planning(world: World, edit: Edit) -> None:
+    """Have the writer act before the first operation on the target."""
+
+    def act(number: int, name: str, path: bytes) -> None:
+        world.target.gate.faults = SimFaults()
+        world.clock.sleep(0.001)
+        edit(world.source)
+
+    world.target.gate.faults = SimFaults(on_operation=act)
+
+
+def test_names_that_part_after_planning_are_not_linked(states: Path) -> None:
+    """To call the old content settled under the parted name would be a lie."""
+    world = world_with(states / "state", target_filled=True)
+    edit_after_planning(world, unlink_and_write)
+    world.copy(COPY)
+    assert world.outcomes()[b"h2"][1] == "changed"
+    assert b"h2" not in look(world.target)
+
+
+def test_time_of_new_content_is_not_set_on_the_old(states: Path) -> None:
+    """Planned was the mode alone; with the new time the old content would hide from every plan."""
+    world = world_with(states / "state", target_filled=True)
+    edit_after_planning(world, lambda tree: put(tree, b"g", b"k" * 5000, 31))
+    world.copy(COPY)
+    assert world.outcomes()[b"g"][1] == "changed"
+    world.clock.sleep(HOUR_S)
+    assert world.copy(COPY)["verdict"] == "proven"
+    assert look(world.target) == look(world.source)
+
+
 @pytest.mark.parametrize("moment", ["read_into", "xattrs"])
 def test_small_file_rewritten_while_it_is_read_in_one_call_is_read_again(
     moment: str, states: Path

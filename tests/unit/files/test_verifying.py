@@ -72,6 +72,15 @@ def test_incremental_verification_reads_only_what_moved(world: World) -> None:
     assert third["verdict"] == "proven"
 
 
+def test_damage_stays_damage_however_often_it_is_looked_at(world: World) -> None:
+    """No digest may be remembered beside the signature of content that has another."""
+    world.target.rot(b"d/f05", 17)
+    assert world.verify(VerifyOptions())["verdict"] == "damaged"
+    for _ in range(2):
+        again = report_of(world.verify(INCREMENTAL))
+        assert (again["verdict"], again["counts"]["digest-differs"]) == ("damaged", 1)
+
+
 def test_full_verification_trusts_nothing(world: World) -> None:
     world.verify(INCREMENTAL)
     full = report_of(world.verify(VerifyOptions()))
@@ -130,6 +139,36 @@ def test_repair_leaves_what_only_the_target_has_and_says_so(world: World) -> Non
     assert result["verdict"] == "damaged"
     assert b"extra" in look(world.target)
     assert read_file(world.target, b"d/f05") == bytes([5]) * SIZE_BYTES
+
+
+def test_repair_does_not_write_through_an_inode_that_another_name_shares(tmp_path: Path) -> None:
+    """Two files at the source, one inode at the target: to mend the one would break the other."""
+    world = make_world(tmp_path / "state")
+    for tree in (world.source, world.target):
+        put(tree, b"a", b"a" * 5000, 1)
+    put(world.source, b"b", b"b" * 5000, 1)
+    world.target.make_hard_link(b"a", b"b")
+    settle(world.source)
+    settle(world.target)
+    world.clock.sleep(HOUR_S)
+    assert world.verify(VerifyOptions())["verdict"] == "damaged"
+    assert world.repair(VerifyOptions())["verdict"] == "proven"
+    assert look(world.target) == look(world.source)
+
+
+def test_hard_link_group_stays_one_when_it_is_repaired(tmp_path: Path) -> None:
+    world = make_world(tmp_path / "state")
+    put(world.source, b"a", b"a" * 5000, 1)
+    for name in (b"b", b"c"):
+        world.source.make_hard_link(b"a", name)
+    settle(world.source)
+    world.clock.sleep(HOUR_S)
+    world.copy(COPY)
+    world.target.rot(b"b", 100)
+    world.clock.sleep(HOUR_S)
+    assert world.verify(VerifyOptions())["verdict"] == "damaged"
+    assert world.repair(VerifyOptions())["verdict"] == "proven"
+    assert look(world.target) == look(world.source)
 
 
 def test_excluded_entries_take_no_part_on_either_side(world: World) -> None:
