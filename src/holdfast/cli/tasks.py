@@ -1,4 +1,4 @@
-"""Commands on tasks: list, show, cancel."""
+"""Commands on tasks: list, show, limit, cancel."""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from holdfast.cli import session
+from holdfast.cli.arguments import parse_size
 from holdfast.cli.output import format_bytes, print_json, printable
 from holdfast.files.results import plain_object
 from holdfast.model.ids import parse_task_id
@@ -65,6 +66,29 @@ def cancel(task: TaskName, *, json: Json = False) -> None:
 
     def command(services: LocalServices) -> int:
         asked = services.journal.request_cancel(parse_task_id(task))
+        if json:
+            print_json(plain_object(asked))
+        else:
+            print(_line(asked))
+        return 0
+
+    session.run(command, json=json)
+
+
+@app.command()
+def limit(
+    task: TaskName,
+    rate: Annotated[
+        str, typer.Argument(metavar="RATE", help="Bytes a second, such as 50M; 'none' lifts it.")
+    ],
+    *,
+    json: Json = False,
+) -> None:
+    """Change how fast a running task may go; it does within about a second."""
+
+    def command(services: LocalServices) -> int:
+        wanted = 0 if rate == "none" else parse_size(rate, what="rate")
+        asked = services.journal.request_rate(parse_task_id(task), wanted)
         if json:
             print_json(plain_object(asked))
         else:

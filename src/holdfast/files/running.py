@@ -104,6 +104,7 @@ class Pair:
         self.manner = manner
         self.context = context
         self.pace = surroundings.make_pace(manner.rate_bytes_per_s)
+        context.follow_rate(self.pace.set_rate)
         self.start_workers = surroundings.make_workers(self.pace, manner.jobs)
 
     def verify(

@@ -44,7 +44,8 @@ CREATE TABLE tasks (
     ended_ns INTEGER,
     result TEXT,
     error TEXT,
-    cancel_requested INTEGER NOT NULL CHECK (cancel_requested IN (0, 1))
+    cancel_requested INTEGER NOT NULL CHECK (cancel_requested IN (0, 1)),
+    rate_requested INTEGER CHECK (rate_requested >= 0)
 );
 CREATE UNIQUE INDEX one_unfinished_task_per_subject ON tasks (subject)
     WHERE state IN ('pending', 'running', 'interrupted');

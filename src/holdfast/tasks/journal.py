@@ -18,16 +18,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import assert_never
 
-from holdfast.errors import ConflictError, InvalidRequestError, NotFoundError
+from holdfast.errors import ConflictError, InvalidRequestError
 from holdfast.model.ids import TaskId, task_id_from
 from holdfast.model.limits import PATH_BYTES_MAX, TASK_EVENTS_MAX
 from holdfast.ports import Clock, Entropy
-from holdfast.tasks.database import Database, damaged
+from holdfast.tasks.database import Database
+from holdfast.tasks.history import UNFINISHED_OF, TaskHistory, read_task, task_of
 from holdfast.tasks.model import (
     Progress,
     Task,
     TaskEvent,
-    TaskPage,
     TaskState,
     encode_json,
 )
@@ -42,12 +42,8 @@ from holdfast.tasks.rules import (
     next_state,
 )
 
-PAGE_MAX = 1000
-_UNFINISHED_OF = """SELECT * FROM tasks WHERE subject = ?
-    AND state IN ('pending', 'running', 'interrupted')"""
 
-
-class TaskJournal:
+class TaskJournal(TaskHistory):
     """The tasks of one state directory. Threads may share it; a forked process may not use it."""
 
     def __init__(self, path: Path, clock: Clock, entropy: Entropy) -> None:
@@ -57,10 +53,9 @@ class TaskJournal:
             UnsupportedError: `format-newer`; the file was not touched.
             IntegrityError: `journal-damaged`.
         """
-        self._path = path
+        super().__init__(Database(path), path)
         self._clock = clock
         self._entropy = entropy
-        self._database = Database(path)
 
     def close(self) -> None:
         """Release the file."""
@@ -119,9 +114,9 @@ class TaskJournal:
             match decide_admission(unfinished, is_owner_alive=False, is_same_work=is_same_work):
                 case Resume(task_id=task_id):
                     _insert_key(sql, kind, idempotency_key, task_id)
-                    return self._begin(sql, _read_task(sql, task_id, self._path))
+                    return self._begin(sql, read_task(sql, task_id, self._path))
                 case Supersede(task_id=task_id):
-                    old = _read_task(sql, task_id, self._path)
+                    old = read_task(sql, task_id, self._path)
                     self._apply(sql, old, TaskChange.SUPERSEDED, error=_superseded(old))
                 case Start():
                     pass
@@ -138,62 +133,6 @@ class TaskJournal:
         text = _checked(kind, subject, request, idempotency_key)
         with self._database.transaction() as sql:
             return self._find_by_key(sql, kind, subject, text, idempotency_key)
-
-    def get(self, task_id: TaskId) -> Task:
-        """Return a task as it is now; NotFoundError (`no-task`) if there is none."""
-        rows = self._database.read("SELECT * FROM tasks WHERE id = ?", (task_id,))
-        return _task_of(_only(rows, task_id), self._path)
-
-    def find_unfinished(self, subject: str) -> Task | None:
-        """Return the one task of a subject that has not ended."""
-        rows = self._database.read(_UNFINISHED_OF, (subject,))
-        return _task_of(rows[0], self._path) if rows else None
-
-    def list_tasks(
-        self,
-        *,
-        kind: str | None = None,
-        state: TaskState | None = None,
-        subject: str | None = None,
-        limit: int = 100,
-        cursor: str | None = None,
-    ) -> TaskPage:
-        """Return tasks that match all that is given, newest first.
-
-        Args:
-            limit: 1 to PAGE_MAX.
-            cursor: `cursor_next` of the page before.
-        """
-        _check_limit(limit)
-        before = (1 << 63) - 1 if cursor is None else _parse_cursor(cursor)
-        rows = self._database.read(
-            """SELECT * FROM tasks WHERE number < :before
-            AND (:kind IS NULL OR kind = :kind) AND (:state IS NULL OR state = :state)
-            AND (:subject IS NULL OR subject = :subject) ORDER BY number DESC LIMIT :limit""",
-            {
-                "before": before,
-                "kind": kind,
-                "state": state,
-                "subject": subject,
-                "limit": limit + 1,
-            },
-        )
-        tasks = tuple(_task_of(row, self._path) for row in rows[:limit])
-        more = len(rows) > limit
-        return TaskPage(tasks=tasks, cursor_next=str(rows[limit - 1]["number"]) if more else None)
-
-    def list_events(
-        self, task_id: TaskId, *, after_sequence: int = 0, limit: int = 100
-    ) -> tuple[TaskEvent, ...]:
-        """Return up to `limit` (1 to PAGE_MAX) events with a greater sequence, oldest first."""
-        _check_limit(limit)
-        self.get(task_id)
-        rows = self._database.read(
-            """SELECT * FROM task_events WHERE task_id = ? AND sequence > ?
-            ORDER BY sequence LIMIT ?""",
-            (task_id, after_sequence, limit),
-        )
-        return tuple(_event_of(row, self._path) for row in rows)
 
     def enter_stage(self, task_id: TaskId, stage: str) -> Task:
         """Record the stage of a running task, with an event `stage-entered`."""
@@ -220,7 +159,7 @@ class TaskJournal:
         """End a running task as done."""
         text = encode_json(result, what="result")
         with self._database.transaction() as sql:
-            task = self._record_last(sql, _read_task(sql, task_id, self._path), progress)
+            task = self._record_last(sql, read_task(sql, task_id, self._path), progress)
             return self._apply(sql, task, TaskChange.COMPLETED, result=text)
 
     def fail(
@@ -228,7 +167,7 @@ class TaskJournal:
     ) -> Task:
         """End a running task as failed, for the reason in `problem`."""
         with self._database.transaction() as sql:
-            task = self._record_last(sql, _read_task(sql, task_id, self._path), progress)
+            task = self._record_last(sql, read_task(sql, task_id, self._path), progress)
             return self._apply(sql, task, TaskChange.FAILED, error=json.dumps(problem))
 
     def stop(self, task_id: TaskId, progress: Progress | None = None) -> Task:
@@ -236,7 +175,7 @@ class TaskJournal:
         INTERRUPTED.
         """
         with self._database.transaction() as sql:
-            task = self._record_last(sql, _read_task(sql, task_id, self._path), progress)
+            task = self._record_last(sql, read_task(sql, task_id, self._path), progress)
             return self._stop(sql, task)
 
     def request_cancel(self, task_id: TaskId) -> Task:
@@ -246,7 +185,7 @@ class TaskJournal:
             StateError: `task-finished`: it had ended otherwise.
         """
         with self._database.transaction() as sql:
-            task = _read_task(sql, task_id, self._path)
+            task = read_task(sql, task_id, self._path)
             if task.state is TaskState.CANCELLED:
                 return task
             if task.state is not TaskState.RUNNING:
@@ -256,9 +195,20 @@ class TaskJournal:
             self._append(sql, task_id, "cancel-requested", {})
             return self._update(sql, task, cancel_requested=1)
 
+    def request_rate(self, task_id: TaskId, rate_bytes_per_s: int) -> Task:
+        """Ask a running task to move at most so many bytes a second from now on; 0 for no limit.
+
+        Raises:
+            StateError: `task-finished`, `task-not-running`.
+        """
+        with self._database.transaction() as sql:
+            task = self._running(sql, task_id)
+            self._append(sql, task_id, "rate-requested", {"bytesPerS": rate_bytes_per_s})
+            return self._update(sql, task, rate_requested=rate_bytes_per_s)
+
     def _find_unfinished(self, sql: sqlite3.Connection, subject: str) -> Task | None:
-        row = sql.execute(_UNFINISHED_OF, (subject,)).fetchone()
-        return _task_of(row, self._path) if row else None
+        row = sql.execute(UNFINISHED_OF, (subject,)).fetchone()
+        return task_of(row, self._path) if row else None
 
     def _find_by_key(
         self, sql: sqlite3.Connection, kind: str, subject: str, text: str, key: str | None
@@ -271,7 +221,7 @@ class TaskJournal:
         if row is None:
             return None
         if (row["subject"], row["request"]) == (subject, text):
-            return _task_of(row, self._path)
+            return task_of(row, self._path)
         raise ConflictError(
             f"the key {key!r} already names {row['id']}, which was another request",
             code="idempotency-key-reused",
@@ -300,7 +250,7 @@ class TaskJournal:
         )
         _insert_key(sql, kind, key, task_id)
         self._append(sql, task_id, "created", {})
-        return _read_task(sql, task_id, self._path)
+        return read_task(sql, task_id, self._path)
 
     def _begin(self, sql: sqlite3.Connection, task: Task) -> Task:
         if task.state is TaskState.PENDING:
@@ -323,7 +273,7 @@ class TaskJournal:
         columns["updated_ns"] = self._clock.now_ns()
         assignments = ", ".join(f"{name} = ?" for name in columns)
         sql.execute(f"UPDATE tasks SET {assignments} WHERE id = ?", (*columns.values(), task.id))
-        return _read_task(sql, task.id, self._path)
+        return read_task(sql, task.id, self._path)
 
     def _record_last(self, sql: sqlite3.Connection, task: Task, progress: Progress | None) -> Task:
         if progress is None or task.is_ended:
@@ -331,7 +281,7 @@ class TaskJournal:
         return self._update(sql, task, progress=_encode_progress(progress))
 
     def _running(self, sql: sqlite3.Connection, task_id: TaskId) -> Task:
-        task = _read_task(sql, task_id, self._path)
+        task = read_task(sql, task_id, self._path)
         if task.state is not TaskState.RUNNING:
             next_state(task.state, TaskChange.COMPLETED)
         return task
@@ -407,81 +357,10 @@ def _checked(
     return encode_json(request, what="request")
 
 
-def _check_limit(limit: int) -> None:
-    if not 1 <= limit <= PAGE_MAX:
-        raise InvalidRequestError(
-            f"a page of {limit} cannot be had",
-            code="bad-limit",
-            advice=f"ask for 1 to {PAGE_MAX}",
-        )
-
-
-def _parse_cursor(cursor: str) -> int:
-    if cursor.isascii() and cursor.isdigit() and len(cursor) <= 18:
-        return int(cursor)
-    raise InvalidRequestError(
-        f"{cursor[:40]!r} is not a cursor",
-        code="bad-cursor",
-        advice="take the cursor of the page before, or none for the first page",
-    )
-
-
 def _insert_key(sql: sqlite3.Connection, kind: str, key: str | None, task_id: TaskId) -> None:
     if key is not None:
         sql.execute("INSERT OR IGNORE INTO task_keys VALUES (?, ?, ?)", (kind, key, task_id))
 
 
-def _only(rows: list[sqlite3.Row], task_id: TaskId) -> sqlite3.Row:
-    if rows:
-        return rows[0]
-    raise NotFoundError(
-        f"there is no {task_id} in this journal",
-        code="no-task",
-        advice="see 'holdfast tasks list', or name the state directory it was run with",
-        task_id=task_id,
-    )
-
-
-def _read_task(sql: sqlite3.Connection, task_id: TaskId, path: Path) -> Task:
-    rows = sql.execute("SELECT * FROM tasks WHERE id = ?", (task_id,)).fetchall()
-    return _task_of(_only(rows, task_id), path)
-
-
 def _encode_progress(progress: Progress) -> str:
     return encode_json(asdict(progress), what="progress")
-
-
-def _task_of(row: sqlite3.Row, path: Path) -> Task:
-    try:
-        return Task(
-            id=row["id"],
-            kind=row["kind"],
-            subject=row["subject"],
-            request=json.loads(row["request"]),
-            state=TaskState(row["state"]),
-            stage=row["stage"],
-            attempt=row["attempt"],
-            progress=Progress(**json.loads(row["progress"])),
-            created_ns=row["created_ns"],
-            started_ns=row["started_ns"],
-            updated_ns=row["updated_ns"],
-            ended_ns=row["ended_ns"],
-            result=None if row["result"] is None else json.loads(row["result"]),
-            error=None if row["error"] is None else json.loads(row["error"]),
-            cancel_requested=bool(row["cancel_requested"]),
-        )
-    except (ValueError, TypeError) as error:
-        raise damaged(path, f"row {row['number']} of tasks: {error}") from error
-
-
-def _event_of(row: sqlite3.Row, path: Path) -> TaskEvent:
-    try:
-        return TaskEvent(
-            task_id=row["task_id"],
-            sequence=row["sequence"],
-            at_ns=row["at_ns"],
-            name=row["name"],
-            data=json.loads(row["data"]),
-        )
-    except (ValueError, TypeError) as error:
-        raise damaged(path, f"event {row['sequence']} of {row['task_id']}: {error}") from error

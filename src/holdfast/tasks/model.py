@@ -65,6 +65,8 @@ class Task:
     error: Mapping[str, object] | None = None
     """Why it failed: the members of HoldfastError.as_problem."""
     cancel_requested: bool = False
+    rate_requested: int | None = None
+    """Bytes a second asked for while it ran, 0 for no limit; None: as it was started."""
 
     @property
     def is_ended(self) -> bool:

@@ -58,6 +58,7 @@ class TaskContext:
         self._told: tuple[int, int | None, int, int | None] | None = None
         self._persisted_ns: int | None = None
         self._listened_ns: int | None = None
+        self._on_rate: Callable[[float | None], None] = lambda _rate: None
 
     @property
     def task(self) -> Task:
@@ -78,6 +79,10 @@ class TaskContext:
         self._samples = ()
         self._told = self._persisted_ns = self._listened_ns = None
         self._listener(self._task)
+
+    def follow_rate(self, on_rate: Callable[[float | None], None]) -> None:
+        """Have `on_rate` called with the limit somebody asks for while the task runs."""
+        self._on_rate = on_rate
 
     def event(self, name: str, /, **data: object) -> None:
         """Record something that happened; `name` is in the past tense."""
@@ -105,6 +110,8 @@ class TaskContext:
         if self._persisted_ns is None or now_ns - self._persisted_ns >= PERSIST_NS:
             self._persisted_ns = now_ns
             self._task = self._journal.record_progress(self._task.id, self._task.progress)
+            if self._task.rate_requested is not None:
+                self._on_rate(self._task.rate_requested or None)
             if self._task.cancel_requested:
                 raise CancelledError(
                     f"{self._task.id} was cancelled",
