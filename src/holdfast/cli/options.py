@@ -86,3 +86,10 @@ WriteProof = Annotated[
     Path | None,
     typer.Option("--write-proof", metavar="FILE", help="Leave a signed proof here."),
 ]
+Nice = Annotated[
+    bool, typer.Option("--nice", help="Let all other processes go first, at CPU and disk.")
+]
+Report = Annotated[
+    Path | None,
+    typer.Option("--report", metavar="FILE", help="Write every finding here, as lines of JSON."),
+]

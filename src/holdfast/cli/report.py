@@ -14,6 +14,7 @@ from holdfast.cli.output import (
     printable,
 )
 from holdfast.files.model import CopyOutcome, Verdict, VerifyOutcome
+from holdfast.files.results import FINDINGS_MAX
 from holdfast.tasks.model import Task
 
 Result = Mapping[str, Any]
@@ -102,6 +103,8 @@ def copy_lines(result: Result) -> Iterable[str]:
         yield f"          {loss}: {format_count(number, 'entry', 'entries')}"
     if copy["deletionsWithheld"]:
         yield f"          {copy['deletionsWithheld']} deletions withheld because of the above"
+    if result["pass"]["number"] > 1:
+        yield _trend_line(result["pass"])
     if "verify" in result:
         yield from verify_lines(result)
     else:
@@ -109,6 +112,15 @@ def copy_lines(result: Result) -> Iterable[str]:
         yield "verified  not at all (--no-verify); there is no proof"
     if "quarantine" in result:
         yield f"kept      what was replaced or deleted, until a proven copy: {result['quarantine']}"
+
+
+def _trend_line(trend: Mapping[str, Any]) -> str:
+    before = trend["sizeBytesBefore"]
+    line = f"pass      {trend['number']}; {format_bytes(before)} the time before"
+    if trend["finalPassS"] is not None:
+        final = format_duration(trend["finalPassS"])
+        line += f"; with the source stopped now, one more would take about {final}"
+    return line
 
 
 def verify_lines(result: Result) -> Iterable[str]:
@@ -169,7 +181,10 @@ def repair_lines(result: Result) -> Iterable[str]:
 
 def finding_lines(result: Result) -> Iterable[str]:
     """Name what is not as it should be."""
-    yield from _listed(result.get("findings") or [], "  ")
+    findings = result.get("findings") or []
+    yield from _listed(findings, "  ")
+    if len(findings) == FINDINGS_MAX:
+        yield "  ... and perhaps more: --report FILE writes them all"
 
 
 def _listed(findings: list[Mapping[str, str]], indent: str) -> Iterable[str]:

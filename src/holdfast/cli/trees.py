@@ -45,6 +45,8 @@ def copy(
     cache: options.Cache = CacheUse.DROP,
     bwlimit: options.Rate = None,
     jobs: options.Jobs = None,
+    nice: options.Nice = False,
+    report_file: options.Report = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -67,11 +69,14 @@ def copy(
         trees = parse_tree(source), parse_tree(target)
         if plan:
             return _show_plan(services, *trees, wanted, json=json, summary_only=summary)
+        if nice:
+            services.give_way()
         with session.progress(services, json=json, quiet=quiet) as listener:
             manner = Manner(
                 jobs=parse_jobs(jobs),
                 rate_bytes_per_s=parse_size(bwlimit, what="rate") if bwlimit else None,
                 proof_path=proof.absolute() if proof else None,
+                report_path=report_file.absolute() if report_file else None,
                 listener=listener,
             )
             task = services.files.copy(*trees, wanted, manner)
@@ -150,6 +155,8 @@ def verify(
     cache: options.Cache = CacheUse.DROP,
     bwlimit: options.Rate = None,
     jobs: options.Jobs = None,
+    nice: options.Nice = False,
+    report_file: options.Report = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -171,12 +178,15 @@ def verify(
             sample_percent=sample_percent,
             sample_bytes=sample_bytes,
         )
+        if nice:
+            services.give_way()
         with session.progress(services, json=json, quiet=quiet) as listener:
             manner = Manner(
                 jobs=parse_jobs(jobs),
                 rate_bytes_per_s=parse_size(bwlimit, what="rate") if bwlimit else None,
                 prove=write_proof is not None,
                 proof_path=write_proof.absolute() if write_proof else None,
+                report_path=report_file.absolute() if report_file else None,
                 listener=listener,
             )
             if proof is not None:
@@ -243,6 +253,8 @@ def repair(
     cache: options.Cache = CacheUse.DROP,
     bwlimit: options.Rate = None,
     jobs: options.Jobs = None,
+    nice: options.Nice = False,
+    report_file: options.Report = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -253,11 +265,14 @@ def repair(
 
     def command(services: LocalServices) -> int:
         wanted = VerifyOptions(algorithm=parse_algorithm(digest), cache=cache, one_way=True)
+        if nice:
+            services.give_way()
         with session.progress(services, json=json, quiet=quiet) as listener:
             manner = Manner(
                 jobs=parse_jobs(jobs),
                 rate_bytes_per_s=parse_size(bwlimit, what="rate") if bwlimit else None,
                 prove=False,
+                report_path=report_file.absolute() if report_file else None,
                 listener=listener,
             )
             task = services.files.repair(parse_tree(source), parse_tree(target), wanted, manner)

@@ -67,6 +67,7 @@ class Copying:
     _counts: Counter[CopyOutcome] = field(default_factory=Counter)
     _losses: Counter[str] = field(default_factory=Counter)
     _error_kinds: Counter[str] = field(default_factory=Counter)
+    _files_read: int = 0
     _read_bytes: int = 0
     _written_bytes: int = 0
     _moved_before: int = 0
@@ -94,6 +95,7 @@ class Copying:
         self._finish_directories()
         return CopyReport(
             counts=dict(self._counts),
+            files_read=self._files_read,
             read_bytes=self._read_bytes,
             written_bytes=self._written_bytes,
             losses=dict(self._losses),
@@ -113,7 +115,9 @@ class Copying:
         for result in results:
             self._counts[result.outcome] += 1
             self._losses.update(result.losses)
-            self._read_bytes += result.size_bytes if result.digest is not None else 0
+            if result.digest is not None:
+                self._files_read += 1
+                self._read_bytes += result.size_bytes
             self._written_bytes += result.written_bytes
             if result.error_kind:
                 self._error_kinds[result.error_kind] += 1

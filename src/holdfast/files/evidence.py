@@ -75,14 +75,12 @@ class Evidence:
     def describe(self, outcome: VerifyOutcome) -> str:
         """Say in words what is different; empty where nothing is."""
         source, target = self.source_stat, self.target_stat
-        if outcome in (VerifyOutcome.MATCHED, VerifyOutcome.NOT_SAMPLED):
+        if outcome in (VerifyOutcome.MATCHED, VerifyOutcome.NOT_SAMPLED) or source is None:
             return ""
-        if source is None:
-            return "only at the target"
         if outcome is VerifyOutcome.SKIPPED:
             return f"a {source.kind} is not copied"
         if target is None:
-            return "missing at the target"
+            return ""
         if source.kind is not target.kind:
             return f"should be a {source.kind}, is a {target.kind}"
         if not self.same_link:

@@ -25,7 +25,8 @@ from holdfast.errors import (
     StorageFailedError,
     UnsupportedError,
 )
-from holdfast.files.model import Action, CopyOutcome, Finding, PlanItem, Reason, SettleResult
+from holdfast.files.model import CopyOutcome, Finding, Pass, SettleResult
+from holdfast.files.plan_table import PlanTable
 from holdfast.model.tree import FileKind, Signature
 from holdfast.proof.digests import Algorithm
 
@@ -44,6 +45,9 @@ CREATE TABLE entries (
     source_mtime INTEGER, source_ctime INTEGER, source_inode INTEGER,
     target_mtime INTEGER, target_ctime INTEGER, target_inode INTEGER,
     outcome TEXT NOT NULL, detail TEXT NOT NULL DEFAULT '', run INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE passes (
+    number INTEGER PRIMARY KEY, began_ns INTEGER NOT NULL, planning_s REAL NOT NULL,
+    copying_s REAL NOT NULL, files INTEGER NOT NULL, size_bytes INTEGER NOT NULL);
 CREATE INDEX entries_outcome ON entries (outcome) WHERE outcome NOT IN ('matched', 'settled');
 """
 
@@ -173,204 +177,21 @@ class Ledger:
         """Return the number of the newest verification run; 0 before the first."""
         return int(self.get("run") or 0)
 
+    def last_pass(self) -> Pass | None:
+        """Return the newest finished pass of this pair."""
+        row = self.connection.execute(
+            "SELECT number, began_ns, planning_s, copying_s, files, size_bytes FROM passes"
+            " ORDER BY number DESC LIMIT 1"
+        ).fetchone()
+        return None if row is None else Pass(*row)
+
+    def add_pass(self, finished: Pass) -> None:
+        """Remember a finished pass."""
+        self.connection.execute("INSERT INTO passes VALUES (?, ?, ?, ?, ?, ?)", finished)
+
     def close(self) -> None:
         """Close the file."""
         self.connection.close()
-
-
-class LinkTable:
-    """Hard link groups met while planning. Kept in SQLite: there may be millions."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        connection.execute(
-            "CREATE TEMP TABLE links (device INTEGER, inode INTEGER, path BLOB NOT NULL,"
-            " action TEXT NOT NULL, target_inode INTEGER, PRIMARY KEY (device, inode))"
-            " WITHOUT ROWID"
-        )
-        connection.execute("CREATE INDEX temp.links_target ON links (target_inode)")
-
-    def first(self, device: int, inode: int) -> tuple[bytes, Action, int | None] | None:
-        """Return the first name of a group, its action and its inode at the target."""
-        row = self._connection.execute(
-            "SELECT path, action, target_inode FROM links WHERE device = ? AND inode = ?",
-            (device, inode),
-        ).fetchone()
-        return None if row is None else (row[0], Action(row[1]), row[2])
-
-    def has_kept(self, target_inode: int) -> bool:
-        """Say whether another group keeps this inode of the target."""
-        row = self._connection.execute(
-            "SELECT 1 FROM links WHERE target_inode = ? AND action IN (?, ?)",
-            (target_inode, Action.KEEP, Action.SET_METADATA),
-        ).fetchone()
-        return row is not None
-
-    def add(
-        self, device: int, inode: int, path: bytes, action: Action, target_inode: int | None
-    ) -> None:
-        """Note the first name of a group."""
-        self._connection.execute(
-            "INSERT INTO links VALUES (?, ?, ?, ?, ?)", (device, inode, path, action, target_inode)
-        )
-
-
-class PlanTable:
-    """The plan in hand, in path order, and what became of each item."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self._is_indexed = False
-        self.links = LinkTable(connection)
-        connection.execute("CREATE TEMP TABLE touched (path BLOB PRIMARY KEY) WITHOUT ROWID")
-
-    def clear(self) -> None:
-        """Forget the plan before this one."""
-        self._connection.execute("DROP INDEX IF EXISTS plan_path")
-        self._is_indexed = False
-        for table in ("plan", "touched", "links"):
-            self._connection.execute(f"DELETE FROM {table}")
-
-    def add(self, items: Iterable[PlanItem]) -> None:
-        """Store rows."""
-        self._connection.executemany(
-            "INSERT INTO plan (number, path, action, reason, kind, size, leader, displaces)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            # Plain text: sqlite3 is slow to take a subclass of it.
-            [(*i[:2], str(i[2]), str(i[3]), str(i[4]), *i[5:7], i[7] and str(i[7])) for i in items],
-        )
-
-    def refuse(self, number: int) -> None:
-        """Turn a row into one that destroys too much to be carried out."""
-        self._connection.execute(
-            "UPDATE plan SET action = ?, reason = ? WHERE number = ?",
-            (Action.REFUSE, Reason.WOULD_DELETE_TREE, number),
-        )
-
-    def touch(self, paths: Iterable[bytes]) -> None:
-        """Note directories whose own metadata must be set again after their contents moved."""
-        self._connection.executemany(
-            "INSERT OR IGNORE INTO touched VALUES (?)", [(path,) for path in paths]
-        )
-
-    def touched(self) -> Iterator[bytes]:
-        """Yield noted directories, deepest first."""
-        for (path,) in self._connection.execute("SELECT path FROM touched ORDER BY path DESC"):
-            yield path
-
-    def open_items(
-        self, *actions: Action, large_from: int | None = None, small_below: int | None = None
-    ) -> Iterator[PlanItem]:
-        """Yield items of these actions that have no outcome yet, in path order.
-
-        Read in pages, so that outcomes may be recorded meanwhile.
-        """
-        marks = ", ".join("?" * len(actions))
-        query = (
-            "SELECT number, path, action, reason, kind, size, leader, displaces FROM plan"
-            f" WHERE number > ? AND action IN ({marks}) AND outcome IS NULL"
-            f" AND size >= ? AND size < ? ORDER BY number LIMIT {_PAGE_ROWS}"
-        )
-        after = -1
-        bounds = (large_from or 0, small_below or 1 << 62)
-        while rows := self._connection.execute(query, (after, *actions, *bounds)).fetchall():
-            for row in rows:
-                yield _plan_item(row)
-            after = rows[-1][0]
-
-    def paths(self) -> Iterator[bytes]:
-        """Yield every planned path in order."""
-        after = -1
-        query = f"SELECT number, path FROM plan WHERE number > ? ORDER BY number LIMIT {_PAGE_ROWS}"
-        while rows := self._connection.execute(query, (after,)).fetchall():
-            for _, path in rows:
-                yield path
-            after = rows[-1][0]
-
-    def newest_first(self, action: Action) -> Iterator[PlanItem]:
-        """Yield all open items of one action in reverse path order: children before parents."""
-        query = (
-            "SELECT number, path, action, reason, kind, size, leader, displaces FROM plan"
-            " WHERE number < ? AND action = ? AND outcome IS NULL"
-            f" ORDER BY number DESC LIMIT {_PAGE_ROWS}"
-        )
-        before = 1 << 62
-        while rows := self._connection.execute(query, (before, action)).fetchall():
-            for row in rows:
-                yield _plan_item(row)
-            before = rows[-1][0]
-
-    def record(self, results: Iterable[SettleResult]) -> None:
-        """Write the outcomes of items."""
-        self._connection.executemany(
-            "UPDATE plan SET outcome = ?, detail = ?, error_kind = ? WHERE number = ?",
-            [(str(r.outcome), r.detail, r.error_kind, r.number) for r in results],
-        )
-
-    def fail_directory(self, path: bytes, detail: str, error_kind: str) -> CopyOutcome | None:
-        """Record that a directory could not get its metadata; return the outcome it had before.
-
-        One that was right until something in it was changed has no row; it gets one.
-        """
-        before = self.outcome_of(path)
-        done = self._connection.execute(
-            "UPDATE plan SET outcome = 'failed', detail = ?, error_kind = ?"
-            " WHERE path = ? AND action IN ('make-directory', 'set-metadata')",
-            (detail, error_kind, path),
-        )
-        if not done.rowcount:
-            self._connection.execute(
-                "INSERT INTO plan SELECT coalesce(max(number), -1) + 1, ?, 'set-metadata',"
-                " 'metadata-differs', 'directory', 0, NULL, NULL, 'failed', ?, ? FROM plan",
-                (path, detail, error_kind),
-            )
-        return before
-
-    def row_of(self, path: bytes) -> tuple[Action, CopyOutcome | None, str] | None:
-        """Return action, outcome and detail of a planned path; None if it was kept."""
-        self._index_paths()
-        row = self._connection.execute(
-            "SELECT action, outcome, detail FROM plan WHERE path = ?", (path,)
-        ).fetchone()
-        if row is None:
-            return None
-        return Action(row[0]), CopyOutcome(row[1]) if row[1] else None, row[2]
-
-    def outcome_of(self, path: bytes) -> CopyOutcome | None:
-        """Return what became of a planned path; None if it was kept or is not yet done."""
-        self._index_paths()
-        row = self._connection.execute(
-            "SELECT outcome FROM plan WHERE path = ? AND action != 'delete'", (path,)
-        ).fetchone()
-        return None if row is None or row[0] is None else CopyOutcome(row[0])
-
-    def _index_paths(self) -> None:
-        """Index paths at the first look by path: most plans never need one."""
-        if not self._is_indexed:
-            self._connection.execute("CREATE INDEX IF NOT EXISTS plan_path ON plan (path)")
-            self._is_indexed = True
-
-    def repaired(self, limit: int) -> list[Finding]:
-        """Return settled entries of which there is something to tell, in path order."""
-        return [
-            Finding(*row)
-            for row in self._connection.execute(
-                "SELECT path, 'repaired', CASE detail WHEN '' THEN action ELSE detail END FROM plan"
-                " WHERE outcome = 'settled' ORDER BY number LIMIT ?",
-                (limit,),
-            )
-        ]
-
-    def findings(self, limit: int) -> list[Finding]:
-        """Return what did not go well, in path order."""
-        return [
-            Finding(*row)
-            for row in self._connection.execute(
-                "SELECT path, outcome, detail FROM plan"
-                " WHERE outcome NOT IN ('settled') ORDER BY number LIMIT ?",
-                (limit,),
-            )
-        ]
 
 
 class EntryTable:
@@ -451,6 +272,17 @@ class EntryTable:
                 yield path
             after = rows[-1][0]
 
+    def each_finding(self) -> Iterator[Finding]:
+        """Yield every entry that did not match, in path order, in pages."""
+        query = (
+            "SELECT path, outcome, detail FROM entries WHERE path > ?"
+            f" AND outcome NOT IN ('matched', 'settled') ORDER BY path LIMIT {_PAGE_ROWS}"
+        )
+        after = b""
+        while rows := self._connection.execute(query, (after,)).fetchall():
+            yield from (Finding(*row) for row in rows)
+            after = rows[-1][0]
+
     def findings(self, limit: int, outcomes: tuple[str, ...] = ()) -> list[Finding]:
         """Return entries of `outcomes`; without, all that are not as they should be.
 
@@ -468,20 +300,6 @@ class EntryTable:
                 (*outcomes, limit),
             )
         ]
-
-
-def _plan_item(row: tuple[int, bytes, str, str, str, int, bytes | None, str | None]) -> PlanItem:
-    number, path, action, reason, kind, size, leader, displaces = row
-    return PlanItem(
-        number,
-        path,
-        Action(action),
-        Reason(reason),
-        FileKind(kind),
-        size,
-        leader,
-        FileKind(displaces) if displaces else None,
-    )
 
 
 def _known(row: Any) -> Known:

@@ -205,6 +205,33 @@ class PlanItem(NamedTuple):
     displaces: FileKind | None
 
 
+class Pass(NamedTuple):
+    """One finished copy of a pair, for comparing with the one before."""
+
+    number: int
+    """From 1."""
+    began_ns: int
+    planning_s: float
+    copying_s: float
+    files: int
+    """Files fetched."""
+    size_bytes: int
+    """Bytes read for them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trend:
+    """What a pass says when it is compared with the one before."""
+
+    number: int
+    files: int
+    size_bytes: int
+    size_bytes_before: int | None
+    """Of the pass before; None for the first."""
+    final_pass_s: float | None
+    """How long one more pass would take if the source stopped changing now; None if unknown."""
+
+
 class SettleResult(NamedTuple):
     """What a worker did with one plan item."""
 
@@ -252,6 +279,7 @@ class CopyReport:
     """What a transfer did: one count for each planned entry, and what it read and wrote."""
 
     counts: dict[CopyOutcome, int]
+    files_read: int
     read_bytes: int
     written_bytes: int
     losses: dict[str, int]

@@ -1,5 +1,7 @@
 """Results of tasks as JSON objects: what the journal keeps, `--json` prints, a terminal shows."""
 
+import json
+from base64 import b64encode
 from enum import Enum
 
 from holdfast.files.ledger import Ledger
@@ -48,7 +50,7 @@ def check_result(check: ProofCheck) -> dict[str, object]:
 
 
 def findings_result(findings: list[Finding]) -> list[dict[str, str]]:
-    """Return the first findings as JSON objects."""
+    """Return the first findings as JSON objects, cut so that a result stays small."""
     return [
         {
             "path": display_path(path)[:_PATH_CHARACTERS_MAX],
@@ -57,6 +59,17 @@ def findings_result(findings: list[Finding]) -> list[dict[str, str]]:
         }
         for path, outcome, detail in findings[:FINDINGS_MAX]
     ]
+
+
+def finding_line(finding: Finding) -> bytes:
+    """Return a finding whole, as a line of JSON; a name outside UTF-8 also in `pathBase64`."""
+    path, outcome, detail = finding
+    line = {"path": display_path(path), "outcome": str(outcome), "detail": detail}
+    try:
+        path.decode("utf-8")
+    except UnicodeDecodeError:
+        line["pathBase64"] = b64encode(path).decode("ascii")
+    return json.dumps(line).encode("ascii") + b"\n"
 
 
 def plain_object(value: object) -> dict[str, object]:

@@ -26,8 +26,10 @@ from holdfast.files.model import (
     Decision,
     DeleteLimit,
     Fidelity,
+    Pass,
     PlanSummary,
     Reason,
+    Trend,
     Verdict,
     VerifyOutcome,
 )
@@ -200,6 +202,27 @@ def bytes_short(plan: PlanSummary, space: Space) -> int:
     if not plan.room_bytes:
         return 0
     return max(0, plan.room_bytes + DISK_RESERVE_BYTES - space.free_bytes)
+
+
+def trend_of(before: Pass | None, now: Pass) -> Trend:
+    """Compare a finished pass with the one before it, and predict the last one.
+
+    What a pass fetched had changed since the pass before it began; at that rate, what changed
+    while this one ran is what a last pass would find. It would also plan as long as this one did.
+    """
+    final_pass_s = None
+    if before is not None:
+        since_s = max((now.began_ns - before.began_ns) / 1e9, 1e-3)
+        # The share of this pass's work that came up again while it was at it.
+        again = min(1.0, (now.planning_s + now.copying_s) / since_s)
+        final_pass_s = now.planning_s + now.copying_s * again
+    return Trend(
+        number=now.number,
+        files=now.files,
+        size_bytes=now.size_bytes,
+        size_bytes_before=None if before is None else before.size_bytes,
+        final_pass_s=final_pass_s,
+    )
 
 
 def attempts_for(size_bytes: int) -> int:

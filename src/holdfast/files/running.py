@@ -4,8 +4,9 @@ Publishing, for a local tree, is the purge of the quarantine once a copy is prov
 """
 
 import hashlib
+import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,23 +21,26 @@ from holdfast.files.model import (
     CopyOutcome,
     CopyReport,
     Finding,
+    Pass,
     PlanSummary,
+    Trend,
     Verdict,
     VerifyOptions,
     VerifyOutcome,
     VerifyReport,
 )
 from holdfast.files.planning import Planner
-from holdfast.files.proving import make_claims, write_proof
+from holdfast.files.proving import make_claims, replace_file, write_proof
 from holdfast.files.repairing import plan_repair
 from holdfast.files.results import (
     FINDINGS_MAX,
+    finding_line,
     findings_result,
     plain,
     plain_object,
     verify_result,
 )
-from holdfast.files.rules import bytes_short, check_deletions
+from holdfast.files.rules import bytes_short, check_deletions, trend_of
 from holdfast.files.side_directory import (
     QUARANTINE_DIRECTORY,
     partial_bytes,
@@ -65,6 +69,8 @@ class Manner:
     """Whether to leave a proof of what was verified."""
     proof_path: Path | None = None
     """Where; None for a file named after the task in the state directory."""
+    report_path: Path | None = None
+    """Where to write every finding; None for nowhere."""
     listener: Listener = lambda _task: None
 
 
@@ -137,6 +143,9 @@ class Pair:
         )
         report = verifying.run()
         self.context.event("verified", verdict=report.verdict.value)
+        self.write_findings(
+            itertools.chain(verifying.listing_findings, self.ledger.entries.each_finding())
+        )
         return report, verifying.listing_findings
 
     def carry_out(
@@ -168,6 +177,14 @@ class Pair:
         ).run()
         remember_losses(self.ledger, iter(report.losses))
         return report
+
+    def write_findings(self, findings: Iterable[Finding]) -> None:
+        """Write every finding to the report, where one is wanted."""
+        path = self.manner.report_path
+        if path is not None:
+            with replace_file(path) as stream:
+                for finding in findings:
+                    stream.write(finding_line(finding))
 
     def prove(
         self, report: VerifyReport, exclusions: tuple[str, ...], algorithm: Algorithm
@@ -225,8 +242,11 @@ class CopyRun:
 
     def run(self) -> Mapping[str, object]:
         """Do it and return the result of the task."""
+        clock = self._pair.surroundings.clock
+        started_ns = clock.monotonic_ns()
         self._context.enter("planning")
         summary, findings = self._plan()
+        planning_s = (clock.monotonic_ns() - started_ns) / 1e9
         self._context.event("planned", **plain_object(summary))
         self._context.enter("copying")
         report = self._pair.carry_out(
@@ -238,11 +258,28 @@ class CopyRun:
         result: dict[str, object] = {
             "plan": plain_object(summary),
             "copy": plain(report),
+            "pass": plain(self._remember_pass(report, planning_s)),
             "findings": findings_result(findings + self._pair.ledger.plan.findings(FINDINGS_MAX)),
         }
         if self._options.verify is not VerificationMode.NONE:
             result |= self._verify_and_prove()
+        else:
+            self._pair.write_findings(findings + self._pair.ledger.plan.findings(1 << 62))
         return result | self._keep_or_purge(proven=result.get("verdict") == Verdict.PROVEN.value)
+
+    def _remember_pass(self, report: CopyReport, planning_s: float) -> Trend:
+        ledger = self._pair.ledger
+        before = ledger.last_pass()
+        finished = Pass(
+            number=1 if before is None else before.number + 1,
+            began_ns=self._began_ns,
+            planning_s=planning_s,
+            copying_s=report.duration_s,
+            files=report.files_read,
+            size_bytes=report.read_bytes,
+        )
+        ledger.add_pass(finished)
+        return trend_of(before, finished)
 
     def _plan(self) -> tuple[PlanSummary, list[Finding]]:
         pair = self._pair

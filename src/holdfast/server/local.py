@@ -13,6 +13,7 @@ from holdfast.model.limits import FILE_BYTES_LARGE
 from holdfast.model.tree import display_path
 from holdfast.ports import Directory, Entropy, PaceControl, ReadableDirectory, StartWorkers, Workers
 from holdfast.proof.signature import SigningKey
+from holdfast.stores.directories.linux import give_way
 from holdfast.stores.directories.posix import PosixDirectory, PosixReadableDirectory
 from holdfast.stores.pace import SharedPace
 from holdfast.stores.processes import InlineWorkers, ProcessWorkers
@@ -62,6 +63,10 @@ class LocalServices:
                 load_key=self.load_key,
             )
         )
+
+    def give_way(self) -> None:
+        """Do what follows at the lowest priority of processor and disk."""
+        give_way()
 
     def load_key(self) -> SigningKey:
         """Return this machine's signing key, making it at the first use."""
