@@ -314,6 +314,13 @@ MUTATIONS = (
         "            if not finished:\n                self._pace.stop()\n",
         "",
     ),
+    one(
+        "swallow-the-lost-writes-of-another-worker",
+        [STORES],
+        "stores/directories/posix.py",
+        "        if process != self._flush_process:\n",
+        "        if False:\n",
+    ),
     one("no-debt", [STORES], "stores/pace.py", "while wait_s > 0:", "while False:"),
     one(
         "follow-a-symlink-on-the-way",
@@ -377,8 +384,10 @@ def run_one(mutation: Mutation, directory: Path) -> str:
         return "killed by a hang"
     if result.returncode == 0:
         return f"SURVIVED {' '.join(mutation.tests)}"
-    failed = [line for line in result.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return "killed by " + (failed[0].split(" - ")[0].split("::")[-1] if failed else "a crash")
+    failed = [line for line in result.stdout.splitlines() if line.startswith("FAILED ")]
+    if not failed:
+        return "STALE: the tests did not run: " + result.stdout.strip().rpartition("\n")[2]
+    return "killed by " + failed[0].split(" - ")[0].split("::")[-1]
 
 
 if __name__ == "__main__":

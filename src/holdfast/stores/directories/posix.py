@@ -282,13 +282,26 @@ class PosixReadableDirectory:
 class PosixDirectory(PosixReadableDirectory):
     """Directory over `root`; see the module for its invariants."""
 
+    def __init__(self, root: bytes) -> None:
+        """As PosixReadableDirectory."""
+        super().__init__(root)
+        self._flush_descriptor = self._open_again()
+        self._flush_process = os.getpid()
+
+    def close(self) -> None:
+        """See ReadableDirectory."""
+        os.close(self._flush_descriptor)
+        super().close()
+
     def create_file(self, path: bytes, *, resume: bool, mode: int = 0o600) -> PosixFile:
         """See Directory."""
+        self._listen_for_errors()
         flags = os.O_RDWR | os.O_CREAT
         return self._open_regular(path, flags if resume else flags | os.O_TRUNC, mode)
 
     def write_small(self, path: bytes, data: Buffer, metadata: Metadata) -> list[MetadataLoss]:
         """See Directory."""
+        self._listen_for_errors()
         directory, name = self._parent(path)
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC
         mode = metadata.mode & 0o777
@@ -387,7 +400,7 @@ class PosixDirectory(PosixReadableDirectory):
     def flush_all(self) -> None:
         """See Directory."""
         try:
-            linux.syncfs(self._root_descriptor)
+            linux.syncfs(self._flush_descriptor)
         except OSError as error:
             raise_translated(error, self.root, "flush-failed")
 
@@ -400,6 +413,25 @@ class PosixDirectory(PosixReadableDirectory):
         return Space(
             raw.f_bavail * raw.f_frsize, raw.f_favail if raw.f_files else None, raw.f_frsize
         )
+
+    def _listen_for_errors(self) -> None:
+        """Have `flush_all` tell this process of every write that fails from here on.
+
+        The kernel tells of a failed writeback once to each opening of a directory that is synced.
+        An opening inherited by fork is shared: one worker would be told of the loss of another's
+        data, and the other would take it for durable.
+        """
+        process = os.getpid()
+        if process != self._flush_process:
+            os.close(self._flush_descriptor)
+            self._flush_descriptor = self._open_again()
+            self._flush_process = process
+
+    def _open_again(self) -> int:
+        try:
+            return os.open(b".", _DIRECTORY_FLAGS, dir_fd=self._root_descriptor)
+        except OSError as error:
+            raise_translated(error, self.root, "read-failed")
 
     def _set_symlink_metadata(self, path: bytes, metadata: Metadata) -> list[MetadataLoss]:
         directory, name = self._parent(path)
