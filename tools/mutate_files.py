@@ -288,7 +288,7 @@ MUTATIONS = (
     ),
     one(
         "skip-what-a-verification-has-seen",
-        [TREES],
+        [UNIT],
         "files/planning.py",
         "    if known.outcome not in (VerifyOutcome.MATCHED, CopyOutcome.SETTLED):\n",
         "    if False:\n",

@@ -222,6 +222,31 @@ def test_metadata_the_target_cannot_keep_is_counted_and_not_tried_again(tmp_path
     assert world.outcomes() == {}
 
 
+ATTRIBUTED = Metadata(
+    mode=0o644, mtime_ns=1_500_000_000_000_000_007, uid=1000, gid=1000, xattrs={b"user.x": b"1"}
+)
+
+
+def test_attributes_found_different_by_a_verification_are_set_by_the_next_copy(
+    world: World,
+) -> None:
+    """That the source has not moved since says nothing of what was found at the target then."""
+    world.source.set_metadata(b"d/f07", FileKind.FILE, ATTRIBUTED)
+    world.target.set_metadata(b"d/f07", FileKind.FILE, metadata(7))
+    world.clock.sleep(HOUR_S)
+    assert world.verify(VerifyOptions())["verdict"] == "damaged"
+    assert world.copy(COPY)["verdict"] == "proven"
+    assert world.target.xattrs(b"d/f07") == ATTRIBUTED.xattrs
+
+
+def test_attributes_changed_at_the_target_are_set_back_by_the_next_copy(world: World) -> None:
+    world.verify(INCREMENTAL)
+    world.target.set_metadata(b"d/f07", FileKind.FILE, ATTRIBUTED)
+    world.clock.sleep(HOUR_S)
+    assert world.copy(COPY)["verdict"] == "proven"
+    assert world.target.xattrs(b"d/f07") == {}
+
+
 def test_copy_that_cannot_fit_is_refused_before_the_first_byte(tmp_path: Path) -> None:
     world = make_world(tmp_path / "state")
     put(world.source, b"f", b"f" * MIB, 1)
