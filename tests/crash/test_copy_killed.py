@@ -25,3 +25,4 @@ def test_killed_again_and_again(tmp_path: Path, group: bool, times: int) -> None
     copy.kill(times)
     copy.finish()
     copy.check_written()
+    assert copy.kills_at_work > times // 4

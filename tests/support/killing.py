@@ -9,7 +9,6 @@ import random
 import signal
 import subprocess
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,9 +41,12 @@ class KilledCopy:
     group: bool
     """Kill the workers too; else only the process that was started."""
     kills: int = 0
+    kills_at_work: int = 0
+    """Those after the first and before the last change to the target."""
     generation: int = 0
     written_bytes: int = 0
     due_bytes: int = 0
+    _startup_s: float = 0.0
     _chance: random.Random = field(default_factory=random.Random)
     _allowed: dict[bytes, set[bytes]] = field(default_factory=dict)
     _seen: dict[bytes, tuple[int, ...]] = field(default_factory=dict)
@@ -52,17 +54,24 @@ class KilledCopy:
     def __post_init__(self) -> None:
         self._chance = random.Random(self.seed)
         self._new_generation()
+        began = time.monotonic()
+        assert self.holdfast("--version").exit == 0
+        self._startup_s = time.monotonic() - began
 
     def kill(self, times: int) -> None:
         """Kill copies until that many died in the middle of their work."""
         while self.kills < times:
-            longest_s = 0.4 + 1.2 * self._chance.random() ** 2
-            if self._run_for(self._chance.uniform(0.2, longest_s)):
+            longest_s = 0.2 + 1.2 * self._chance.random() ** 2
+            if self._run_for(self._startup_s + self._chance.uniform(0, longest_s)):
                 self.check_equal()
                 self._new_generation()
             else:
                 self.kills += 1
                 self.check_whole()
+                if (self.target / ".holdfast").exists():
+                    self.kills_at_work += 1
+                elif self._has_all():
+                    self._new_generation()
 
     def finish(self) -> Completed:
         """Let the copy come to its end."""
@@ -97,6 +106,15 @@ class KilledCopy:
         lost = self.kills * (JOBS * WINDOW_BYTES + BOOKS_BYTES)
         assert self.due_bytes <= self.written_bytes <= self.due_bytes + lost, self.seed
 
+    def _has_all(self) -> bool:
+        """Say whether a copy that was killed had already copied everything."""
+        if not self.target.exists():
+            return False
+        wanted, found = read_tree(self.source), read_tree(self.target)
+        return {path: entry.content for path, entry in wanted.items()} == {
+            path: entry.content for path, entry in found.items()
+        }
+
     def _new_generation(self) -> None:
         """Change every third small file, and all large ones; what stood before may stay."""
         for path in list_paths(self.source) if self.generation else []:
@@ -120,20 +138,20 @@ class KilledCopy:
     def _run_for(self, delay_s: float) -> bool:
         """Run the copy and kill it after a while; return whether it came to its end before."""
         process = self.holdfast.start("copy", self.source, self.target, "--json", *OPTIONS)
-        written: Counter[int] = Counter()
+        written = 0
         end = time.monotonic() + delay_s
         while process.poll() is None and time.monotonic() < end:
             time.sleep(min(0.02, max(0.0, end - time.monotonic())))
-            _note_written(process.pid, written)
+            written = max(written, _written(process.pid))
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGSTOP)
-            _note_written(process.pid, written)
+            written = max(written, _written(process.pid))
             self._kill(process)
         stdout, stderr = process.communicate()
         if process.returncode == Exit.CONFLICT:
             return self._run_for(delay_s)  # A worker of the run before still lived.
         if process.returncode < 0:
-            self.written_bytes += sum(written.values())
+            self.written_bytes += written
             return False
         done = Completed(process.returncode, stdout.decode(), stderr.decode())
         assert done.exit == 0, (self.seed, done)
@@ -151,15 +169,19 @@ class KilledCopy:
                 pass
 
 
-def _note_written(group: int, written: Counter[int]) -> None:
-    """Note what every process of a group has written until now."""
+def _written(group: int) -> int:
+    """Return what a process and all below it have written, by the kernel's count.
+
+    What a child wrote is added to its parent's count once it has been waited for.
+    """
+    written = 0
     for pid in _members(group):
         try:
             lines = Path(f"/proc/{pid}/io").read_text().splitlines()
         except OSError:
             continue
-        # From the kernel: bytes given to write(), pwrite() and their like.
-        written[pid] = max(written[pid], int(lines[1].split()[1]))
+        written += int(lines[1].removeprefix("wchar: "))
+    return written
 
 
 def _members(group: int) -> Iterator[int]:
