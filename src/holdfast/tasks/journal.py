@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import assert_never
 
-from holdfast.errors import ConflictError, InvalidRequestError
+from holdfast.errors import ConflictError, InvalidRequestError, StateError
 from holdfast.model.ids import TaskId, task_id_from
 from holdfast.model.limits import PATH_BYTES_MAX, TASK_EVENTS_MAX
 from holdfast.ports import Clock, Entropy
@@ -283,7 +283,12 @@ class TaskJournal(TaskHistory):
     def _running(self, sql: sqlite3.Connection, task_id: TaskId) -> Task:
         task = read_task(sql, task_id, self._path)
         if task.state is not TaskState.RUNNING:
-            next_state(task.state, TaskChange.COMPLETED)
+            raise StateError(
+                f"{task_id} is {task.state}, not running",
+                code="task-finished" if task.is_ended else "task-not-running",
+                advice=f"see 'holdfast tasks show {task_id}'",
+                task_id=task_id,
+            )
         return task
 
     def _append(

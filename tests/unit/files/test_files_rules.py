@@ -18,6 +18,7 @@ from holdfast.files.model import (
     Decision,
     DeleteLimit,
     Fidelity,
+    Pass,
     PlanSummary,
     Reason,
     Verdict,
@@ -41,6 +42,7 @@ from holdfast.files.rules import (
     same_modes,
     sample_confidence,
     sample_fraction,
+    trend_of,
     verdict_of,
 )
 from holdfast.model.limits import (
@@ -383,3 +385,22 @@ def test_sample_confidence_says_what_was_not_read() -> None:
     assert sample_confidence(7, 7) == "all 7 files were read"
     assert "100 of 1000 files" in sample_confidence(100, 1000)
     assert "63.40%" in sample_confidence(100, 1000)
+
+
+def test_trend_predicts_from_the_share_of_time_the_source_had() -> None:
+    """A pass of 10 s begun 100 s after the one before: a tenth of its work came up again."""
+    before = Pass(1, 0, 1.0, 50.0, 100, 5000)
+    now = Pass(2, 100_000_000_000, 2.0, 8.0, 10, 500)
+    trend = trend_of(before, now)
+    assert (trend.number, trend.files, trend.size_bytes) == (2, 10, 500)
+    assert trend.size_bytes_before == 5000
+    assert trend.final_pass_s == pytest.approx(2.0 + 8.0 * 0.1)
+
+
+def test_trend_of_a_first_pass_predicts_nothing() -> None:
+    assert trend_of(None, Pass(1, 0, 1.0, 50.0, 100, 5000)).final_pass_s is None
+
+
+def test_trend_never_predicts_longer_than_the_pass_itself() -> None:
+    before = Pass(1, 0, 1.0, 50.0, 100, 5000)
+    assert trend_of(before, Pass(2, 0, 1.0, 3.0, 1, 1)).final_pass_s == 4.0
