@@ -57,7 +57,7 @@ class ProcessWorkers(Generic[ItemT, ResultT]):
             self._jobs,
             mp_context=context,
             initializer=_become_worker,
-            initargs=(self._function, self._pace, slots),
+            initargs=(self._function, self._pace, slots, os.getpid()),
         )
         pending: set[Future[ResultT]] = set()
         finished = False
@@ -95,9 +95,15 @@ _installed: list[Callable[[Any], Any]] = []
 
 
 def _become_worker(
-    function: Callable[[Any], Any], pace: SharedPace, slots: "Synchronized[int]"
+    function: Callable[[Any], Any],
+    pace: SharedPace,
+    slots: "Synchronized[int]",
+    parent_id: int,
 ) -> None:
     die_with_parent()
+    if os.getppid() != parent_id:
+        # It died before the kernel was asked; nobody would end this worker, which holds the lock.
+        os._exit(1)
     # Ctrl-C goes to the whole group; the coordinator hears it and stops us between two blocks.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
