@@ -136,7 +136,7 @@ def test_descriptor_kept_open_stays_inside_too(tmp_path: Path) -> None:
     assert snapshot(outside) == before
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(20)
 def test_fifo_never_blocks(tmp_path: Path) -> None:
     """Invariant 2: planted beforehand, nobody at its other end."""
     os.mkfifo(tmp_path / "p")
@@ -150,7 +150,7 @@ def test_fifo_never_blocks(tmp_path: Path) -> None:
     tree.close()
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(20)
 def test_fifo_swapped_in_never_blocks(tmp_path: Path) -> None:
     """Invariant 2: what a race put in the place of a file is found after opening."""
     (tmp_path / "f").write_bytes(b"content")
