@@ -5,6 +5,8 @@ many small and some large files. At each of them every file under a final name i
 the end all that was ever written is added up.
 """
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,3 +28,33 @@ def test_killed_again_and_again(tmp_path: Path, group: bool, times: int) -> None
     copy.finish()
     copy.check_written()
     assert copy.kills_at_work > times // 4
+
+
+ORPHAN = """
+import multiprocessing, os
+from holdfast.stores.pace import SharedPace
+from holdfast.stores.processes import _become_worker
+from holdfast.stores.system import SystemClock
+
+slots = multiprocessing.get_context("fork").Value("i", 0)
+_become_worker(print, SharedPace(SystemClock(), None), slots, PARENT)
+print("lived")
+"""
+
+
+def test_a_worker_whose_parent_is_gone_already_does_not_begin() -> None:
+    """Killed between the fork and the worker's first step; it would hold the task's lock."""
+    lived = subprocess.run(
+        [sys.executable, "-c", ORPHAN.replace("PARENT", "os.getppid()")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    orphan = subprocess.run(
+        [sys.executable, "-c", ORPHAN.replace("PARENT", "1 << 30")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (lived.returncode, lived.stdout) == (0, "lived\n"), lived.stderr
+    assert (orphan.returncode, orphan.stdout) == (1, ""), orphan.stderr

@@ -159,8 +159,15 @@ def start_slow_copy(holdfast: Holdfast, source: Path, target: Path) -> "subproce
     raise AssertionError("it did not begin")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("whole_group", [True, False])
+@pytest.mark.parametrize(
+    ("number", "whole_group"),
+    [
+        (signal.SIGINT, True),
+        (signal.SIGTERM, False),
+        pytest.param(signal.SIGINT, False, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, True, marks=pytest.mark.slow),
+    ],
+)
 def test_stopped_by_a_signal_it_goes_on_later(
     holdfast: Holdfast, source: Path, target: Path, number: signal.Signals, whole_group: bool
 ) -> None:
@@ -259,7 +266,9 @@ def rot(path: Path) -> None:
     path.write_bytes(content[:8192] + os.urandom(len(content) - 8192))
 
 
-@pytest.mark.parametrize("how", [spoil, cut, scramble, rot])
+@pytest.mark.parametrize(
+    "how", [spoil, rot, *(pytest.param(how, marks=pytest.mark.slow) for how in (cut, scramble))]
+)
 @pytest.mark.parametrize("which", ["tasks.sqlite", "ledgers"])
 def test_spoiled_state_is_told_and_can_be_thrown_away(
     holdfast: Holdfast, source: Path, target: Path, which: str, how: object

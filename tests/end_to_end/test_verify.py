@@ -347,6 +347,7 @@ def test_a_missing_tree_is_told(
     assert (done.exit, done.json["code"]) == (10, "no-root")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "algorithm", ["xxh3-128", "sha256", "blake3", "md5", "xxh32", "crc32", "crc32c"]
 )
