@@ -5,6 +5,8 @@ With --check it writes nothing, and exits with 1 if a page is not what the code 
 
 import argparse
 import inspect
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -52,7 +54,38 @@ def errors_page() -> str:
     )
 
 
-PAGES = {"errors.md": errors_page}
+def cli_page() -> str:
+    """Return cli.md: every command as its own --help shows it."""
+    parts = ["# Commands", "", GENERATED, ""]
+    for words in COMMANDS:
+        ended = subprocess.run(
+            [sys.executable, "-m", "holdfast", *words, "--help"],
+            env=os.environ | {"COLUMNS": "96", "TERM": "dumb", "NO_COLOR": "1"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        lines = [line.rstrip() for line in ended.stdout.strip().splitlines()]
+        parts += [f"## {' '.join(('holdfast', *words))}", "", "```", *lines, "```", ""]
+    return "\n".join(parts)
+
+
+COMMANDS = (
+    (),
+    ("copy",),
+    ("verify",),
+    ("repair",),
+    ("demo",),
+    ("proof", "check"),
+    ("proof", "export"),
+    ("proof", "key"),
+    ("tasks", "list"),
+    ("tasks", "show"),
+    ("tasks", "limit"),
+    ("tasks", "cancel"),
+)
+
+PAGES = {"errors.md": errors_page, "cli.md": cli_page}
 
 
 def main() -> int:

@@ -1,5 +1,6 @@
 """The arguments and options of the commands on trees: one name and one help text for each."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,22 @@ import typer
 from holdfast.files.model import CacheUse
 from holdfast.proof.digests import Algorithm
 from holdfast.proof.statement import VerificationMode
+
+
+class CopyVerification(StrEnum):
+    """How much is read back after a copy."""
+
+    INCREMENTAL = VerificationMode.INCREMENTAL.value
+    FULL = VerificationMode.FULL.value
+    NONE = VerificationMode.NONE.value
+
+
+class TreeVerification(StrEnum):
+    """How much a verification reads where no sample is asked for."""
+
+    FULL = VerificationMode.FULL.value
+    INCREMENTAL = VerificationMode.INCREMENTAL.value
+
 
 SourceTree = Annotated[str, typer.Argument(metavar="SOURCE", help="Tree to read.")]
 TargetTree = Annotated[str, typer.Argument(metavar="TARGET", help="Tree to make like SOURCE.")]
@@ -50,7 +67,7 @@ MaxDelete = Annotated[
     ),
 ]
 VerifyHow = Annotated[
-    VerificationMode,
+    CopyVerification,
     typer.Option(
         "--verify", help="incremental: trust digests of what has not changed since; full: read all."
     ),
@@ -73,7 +90,7 @@ Key = Annotated[
     typer.Option("--key", metavar="HEX|FILE", help="Public key that must have signed it."),
 ]
 Mode = Annotated[
-    VerificationMode,
+    TreeVerification,
     typer.Option("--mode", help="incremental: trust digests of what has not changed since."),
 ]
 Sample = Annotated[

@@ -37,7 +37,7 @@ def copy(
     summary: options.Summary = False,
     delete: options.Delete = False,
     max_delete: options.MaxDelete = None,
-    verify: options.VerifyHow = VerificationMode.INCREMENTAL,
+    verify: options.VerifyHow = options.CopyVerification.INCREMENTAL,
     no_verify: options.NoVerify = False,
     proof: options.ProofOut = None,
     exclude: options.Exclude = None,
@@ -56,14 +56,12 @@ def copy(
     """
 
     def command(services: LocalServices) -> int:
-        mode = VerificationMode.NONE if no_verify else verify
-        _check_copy_mode(mode, proof)
         wanted = CopyOptions(
             delete=delete,
             delete_limit=parse_delete_limit(max_delete) if max_delete else DeleteLimit(),
             exclude=tuple(exclude or ()),
             algorithm=parse_algorithm(digest),
-            verify=mode,
+            verify=_copy_mode(verify, no_verify=no_verify, proof=proof),
             cache=cache,
         )
         trees = parse_tree(source), parse_tree(target)
@@ -85,19 +83,17 @@ def copy(
     session.run(command, json=json)
 
 
-def _check_copy_mode(mode: VerificationMode, proof: Path | None) -> None:
-    if mode is VerificationMode.SAMPLE:
-        raise InvalidRequestError(
-            "a copy is verified wholly or not at all",
-            code="bad-mode",
-            advice="use 'holdfast verify --sample' afterwards for a sample",
-        )
+def _copy_mode(
+    verify: options.CopyVerification, *, no_verify: bool, proof: Path | None
+) -> VerificationMode:
+    mode = VerificationMode.NONE if no_verify else VerificationMode(verify.value)
     if mode is VerificationMode.NONE and proof is not None:
         raise InvalidRequestError(
             "there is no proof of a copy that is not verified",
             code="proof-needs-verification",
             advice="leave out --no-verify or --proof",
         )
+    return mode
 
 
 def _show_plan(
@@ -145,7 +141,7 @@ def verify(
     *,
     proof: options.ProofIn = None,
     key: options.Key = None,
-    mode: options.Mode = VerificationMode.FULL,
+    mode: options.Mode = options.TreeVerification.FULL,
     sample: options.Sample = None,
     seed: options.Seed = 0,
     one_way: options.OneWay = False,
@@ -169,7 +165,7 @@ def verify(
         _check_verify(target, proof, key, write_proof)
         sample_percent, sample_bytes = _parse_sample(sample)
         wanted = VerifyOptions(
-            mode=_verify_mode(mode, sample),
+            mode=_mode(mode, sample),
             one_way=one_way,
             exclude=tuple(exclude or ()),
             algorithm=parse_algorithm(digest),
@@ -225,16 +221,8 @@ def _check_verify(
         )
 
 
-def _verify_mode(mode: VerificationMode, sample: str | None) -> VerificationMode:
-    if sample is not None:
-        return VerificationMode.SAMPLE
-    if mode in (VerificationMode.SAMPLE, VerificationMode.NONE):
-        raise InvalidRequestError(
-            f"--mode {mode} does not say what to read",
-            code="bad-mode",
-            advice="say full or incremental, or --sample with a size",
-        )
-    return mode
+def _mode(mode: options.TreeVerification, sample: str | None) -> VerificationMode:
+    return VerificationMode(mode.value) if sample is None else VerificationMode.SAMPLE
 
 
 def _parse_sample(sample: str | None) -> tuple[float | None, int | None]:
