@@ -59,7 +59,20 @@ COPYING = "files/copying.py"
 FLUSH = "            self._flush(staged, flush_each=flush_each)\n"
 
 MUTATIONS = (
-    one("skip-flush-before-rename", [POWER], TRANSFER, FLUSH, "            pass\n"),
+    one(
+        "skip-flush-of-a-few-files",
+        [POWER],
+        TRANSFER,
+        "                each.writer.flush()\n",
+        "",
+    ),
+    one(
+        "skip-flush-of-a-batch",
+        [POWER],
+        TRANSFER,
+        "        if not flush_each or any(each.writer is None for each in staged):\n",
+        "        if False:\n",
+    ),
     Mutation(
         "rename-before-flush",
         (POWER,),
