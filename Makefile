@@ -13,7 +13,8 @@ BIN := .venv/bin
 JOBS ?= 2
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -n $(JOBS)
-QUICK := $(wildcard tests/unit tests/property tests/contract tests/architecture tests/end_to_end)
+QUICK := $(wildcard tests/unit tests/property tests/contract tests/simulation \
+	tests/architecture tests/end_to_end)
 WORKLOADS ?=
 BENCH_OPTIONS ?=
 

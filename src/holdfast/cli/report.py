@@ -148,10 +148,18 @@ def verify_lines(result: Result) -> Iterable[str]:
     yield from verdict_lines(result)
 
 
+def _skipped(result: Result) -> int:
+    report = result.get("verify") or {}
+    skipped = report.get("counts", {}).get(VerifyOutcome.SKIPPED.value, 0)
+    assert isinstance(skipped, int)
+    return skipped
+
+
 def verdict_lines(result: Result) -> Iterable[str]:
     """Tell the verdict and where the proof is."""
     words = {
-        Verdict.PROVEN: "proven: every entry was examined and is equal",
+        Verdict.PROVEN: "proven: every entry was examined and is equal"
+        + (", but for those of kinds that are not copied" if _skipped(result) else ""),
         Verdict.SAMPLED: "no damage in the sample, which is not a proof of the rest",
         Verdict.DAMAGED: "DAMAGED: see above; 'holdfast repair SOURCE TARGET' mends it",
         Verdict.INCOMPLETE: "not proven: not everything could be examined, see above",

@@ -264,6 +264,8 @@ class PlanSummary:
     source_entries: int
     source_bytes: int
     target_entries: int
+    goes_along: int
+    """Entries that leave the target with a directory that something else takes the place of."""
     excluded: int
     listing_failures: int
     """Parts of the source that could not be listed; any of them forbids every deletion."""

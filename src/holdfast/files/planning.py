@@ -49,6 +49,7 @@ class Planner:
     _source_entries: int = 0
     _source_bytes: int = 0
     _target_entries: int = 0
+    _goes_along: int = 0
     _number: int = 0
     _displaced: dict[bytes, tuple[int, Action]] = field(default_factory=dict)
     """Target directories in the way of something else: the row that displaces each, its action."""
@@ -79,6 +80,7 @@ class Planner:
             source_entries=self._source_entries,
             source_bytes=self._source_bytes,
             target_entries=self._target_entries,
+            goes_along=self._goes_along,
             excluded=source.excluded,
             listing_failures=source.failures + (target.failures if target else 0),
         )
@@ -101,7 +103,7 @@ class Planner:
                 self.on_progress(self._source_entries, self._source_bytes)
         if source is None and self._displaced_above(path) is not None:
             # It goes to the quarantine with the directory it is in; it counts, but has no row.
-            self._counts[Action.DELETE] += 1
+            self._goes_along += 1
             return
         decision = self._decide(path, source, target, known)
         leader = None

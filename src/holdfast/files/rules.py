@@ -8,7 +8,8 @@ Invariants:
 2. A plan that would delete more than its limit, or that would empty the target because the source
    is empty, is refused as a whole, before anything is done.
 3. Nothing is deleted when any part of the source could not be listed, or any planned entry failed.
-4. A verdict is `proven` only if every entry was examined and equal, and there was at least one.
+4. A verdict is `proven` only if every entry of a kind that is copied was examined and equal, and
+   there was at least one. Those of other kinds are counted as skipped, never as equal.
 5. A digest is trusted only while size, times and inode are what they were when it was taken, and
    the change time then was old enough that a later write must have moved it.
 """
@@ -152,7 +153,7 @@ def check_deletions(
     Raises:
         StateError: `listing-incomplete`, `source-empty` or `too-many-deletions`.
     """
-    wanted = plan.counts.get(Action.DELETE, 0)
+    wanted = plan.counts.get(Action.DELETE, 0) + plan.goes_along
     if not wanted:
         return
     if plan.listing_failures:

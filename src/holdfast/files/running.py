@@ -9,6 +9,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from holdfast.errors import CapacityError, HoldfastError
 from holdfast.files.copying import Copying, finish_directory
@@ -113,6 +115,21 @@ class Pair:
         context.follow_rate(self.pace.set_rate)
         self.start_workers = surroundings.make_workers(self.pace, manner.jobs)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Release both trees and the ledger."""
+        if self.source is not None:
+            self.source.close()
+        self.target.close()
+        self.ledger.close()
+
     def verify(
         self,
         options: VerifyOptions,
@@ -175,7 +192,7 @@ class Pair:
             items_total=sum(n for action, n in counts.items() if action is not Action.KEEP),
             listing_failures=failures,
         ).run()
-        remember_losses(self.ledger, iter(report.losses))
+        remember_losses(self.ledger, report.losses)
         return report
 
     def write_findings(self, findings: Iterable[Finding]) -> None:
@@ -241,7 +258,11 @@ class CopyRun:
         )
 
     def run(self) -> Mapping[str, object]:
-        """Do it and return the result of the task."""
+        """Do it and return the result of the task; to be called once."""
+        with self._pair:
+            return self._run()
+
+    def _run(self) -> Mapping[str, object]:
         clock = self._pair.surroundings.clock
         started_ns = clock.monotonic_ns()
         self._context.enter("planning")

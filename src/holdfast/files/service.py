@@ -89,18 +89,12 @@ class Files:
 
         def work(context: TaskContext) -> Mapping[str, object]:
             ledger = self._open_ledger(source, target, options.algorithm)
-            pair = Pair(
-                self._in,
-                source,
-                self._in.open_source(target),
-                ledger,
-                manner=manner,
-                context=context,
-            )
-            context.enter("verifying")
-            report, findings = pair.verify(options)
-            result = verify_result(report, ledger, findings)
-            return result | pair.prove(report, options.exclude, options.algorithm)
+            judged = self._in.open_source(target)
+            with Pair(self._in, source, judged, ledger, manner=manner, context=context) as pair:
+                context.enter("verifying")
+                report, findings = pair.verify(options)
+                result = verify_result(report, ledger, findings)
+                return result | pair.prove(report, options.exclude, options.algorithm)
 
         request = _request(source, target, options)
         return self._run("files.verify", target, request, work, manner)
@@ -114,7 +108,7 @@ class Files:
         expected_public_key: bytes | None = None,
     ) -> Task:
         """Verify a tree against a proof alone."""
-        target = self._in.open_source(tree)
+        self._in.open_source(tree).close()
 
         def work(context: TaskContext) -> Mapping[str, object]:
             def open_ledger(chain_digest: str, algorithm: Algorithm) -> Ledger:
@@ -122,15 +116,17 @@ class Files:
 
             context.enter("reading the proof")
             check, ledger = load_proof(proof, open_ledger, expected_public_key)
+            judged = self._in.open_source(tree)
             result: dict[str, object] = {"proof": check_result(check)}
-            if not check.good:
-                return result | {"verdict": Verdict.DAMAGED.value}
-            context.enter("verifying")
-            pair = Pair(self._in, None, target, ledger, manner=manner, context=context)
-            algorithm = check.statement.algorithm
-            exclude = tuple(dict.fromkeys((*options.exclude, *check.statement.exclusions)))
-            report, findings = pair.verify(replace(options, algorithm=algorithm, exclude=exclude))
-            return result | verify_result(report, ledger, findings)
+            with Pair(self._in, None, judged, ledger, manner=manner, context=context) as pair:
+                if not check.good:
+                    return result | {"verdict": Verdict.DAMAGED.value}
+                context.enter("verifying")
+                said = check.statement
+                exclude = tuple(dict.fromkeys((*options.exclude, *said.exclusions)))
+                wanted = replace(options, algorithm=said.algorithm, exclude=exclude)
+                report, findings = pair.verify(wanted)
+                return result | verify_result(report, ledger, findings)
 
         request = {"proof": os.fspath(proof), **_request(b"", tree, options)}
         return self._run("files.verify-proof", tree, request, work, manner)
@@ -143,11 +139,11 @@ class Files:
         def work(context: TaskContext) -> Mapping[str, object]:
             ledger = self._open_ledger(source, target, options.algorithm)
             directory = self._in.open_target(target, False)
-            pair = Pair(self._in, source, directory, ledger, manner=manner, context=context)
-            if next(ledger.entries.with_outcomes(REPAIRABLE), None) is None:
-                context.enter("verifying")
-                pair.verify(options)
-            return repair_pair(pair, directory, ledger, options)
+            with Pair(self._in, source, directory, ledger, manner=manner, context=context) as pair:
+                if next(ledger.entries.with_outcomes(REPAIRABLE), None) is None:
+                    context.enter("verifying")
+                    pair.verify(options)
+                return repair_pair(pair, directory, ledger, options)
 
         request = _request(source, target, options)
         return self._run("files.repair", target, request, work, manner)

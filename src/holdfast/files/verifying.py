@@ -6,8 +6,9 @@ of two walks and of the batches in flight. A trusted digest (invariant 5 of rule
 reading on either side.
 """
 
+import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from holdfast.errors import CancelledError, HoldfastError
@@ -465,12 +466,19 @@ def _trusted(known: Known, signature: Signature | None, stat: Stat) -> Reading |
 
 
 def fidelity_of(ledger: Ledger) -> Fidelity:
-    """Return what the target of this pair has shown it can keep."""
-    losses = ledger.get("losses")
-    return Fidelity.after(losses.split(",") if losses else ())
+    """Return what this user has been able to keep at the target of this pair."""
+    return Fidelity.after(_losses(ledger))
 
 
-def remember_losses(ledger: Ledger, losses: Iterator[str]) -> None:
-    """Add to what the target of this pair has shown it cannot keep."""
-    before = ledger.get("losses")
-    ledger.set("losses", ",".join(sorted({*losses, *(before.split(",") if before else ())})))
+def remember_losses(ledger: Ledger, losses: Iterable[str]) -> None:
+    """Add to what this user has not been able to keep; another, such as root, tries anew."""
+    ledger.set(_losses_name(), ",".join(sorted({*losses, *_losses(ledger)})))
+
+
+def _losses(ledger: Ledger) -> list[str]:
+    losses = ledger.get(_losses_name())
+    return losses.split(",") if losses else []
+
+
+def _losses_name() -> str:
+    return f"losses of {os.geteuid()}"

@@ -179,7 +179,12 @@ def test_shared_inode_is_broken_up() -> None:
 
 
 def summary(
-    deletions: int, *, entries: int = 100, failures: int = 0, room_bytes: int = 0
+    deletions: int,
+    *,
+    entries: int = 100,
+    failures: int = 0,
+    room_bytes: int = 0,
+    goes_along: int = 0,
 ) -> PlanSummary:
     return PlanSummary(
         counts={Action.DELETE: deletions, Action.KEEP: 5},
@@ -188,6 +193,7 @@ def summary(
         source_entries=5,
         source_bytes=0,
         target_entries=entries,
+        goes_along=goes_along,
         excluded=0,
         listing_failures=failures,
     )
@@ -404,3 +410,8 @@ def test_trend_of_a_first_pass_predicts_nothing() -> None:
 def test_trend_never_predicts_longer_than_the_pass_itself() -> None:
     before = Pass(1, 0, 1.0, 50.0, 100, 5000)
     assert trend_of(before, Pass(2, 0, 1.0, 3.0, 1, 1)).final_pass_s == 4.0
+
+
+def test_what_goes_along_with_a_displaced_directory_counts_as_deleted() -> None:
+    assert refusal(summary(600, goes_along=400), DeleteLimit()) == ""
+    assert refusal(summary(600, goes_along=401), DeleteLimit()) == "too-many-deletions"

@@ -121,7 +121,7 @@ def test_displaced_directory_takes_its_contents_with_it_and_counts_them() -> Non
     summary, rows, _ = plan(source, target)
     assert list(rows) == [b"a"]
     assert rows[b"a"].displaces is FileKind.DIRECTORY
-    assert summary.counts == {Action.FETCH: 1, Action.DELETE: 3}
+    assert (summary.counts, summary.goes_along) == ({Action.FETCH: 1}, 3)
 
 
 def test_two_displaced_directories_whose_contents_interleave() -> None:
@@ -132,7 +132,7 @@ def test_two_displaced_directories_whose_contents_interleave() -> None:
     put(target, b"a/x", b"a-b/y")
     summary, rows, _ = plan(source, target)
     assert list(rows) == [b"a", b"a-b"]
-    assert summary.counts == {Action.FETCH: 2, Action.DELETE: 2}
+    assert (summary.counts, summary.goes_along) == ({Action.FETCH: 2}, 2)
 
 
 def test_excluded_entry_in_a_displaced_directory_protects_it() -> None:
