@@ -21,7 +21,15 @@ from dataclasses import dataclass, field
 
 from holdfast.errors import ConflictError, HoldfastError, NotFoundError
 from holdfast.files.ledger import Ledger
-from holdfast.files.model import Action, CopyOutcome, CopyReport, PlanItem, SettleResult
+from holdfast.files.model import (
+    Action,
+    CopyOutcome,
+    CopyReport,
+    PlanItem,
+    SettleResult,
+    failed_result,
+    no_result,
+)
 from holdfast.files.rules import may_delete
 from holdfast.files.side_directory import (
     PARTIAL_DIRECTORY,
@@ -32,7 +40,7 @@ from holdfast.files.side_directory import (
     remove_side_directory,
     remove_tree,
 )
-from holdfast.files.transfer import Transfer, failed_result, metadata_of, no_result
+from holdfast.files.transfer import Batch, Transfer
 from holdfast.model.limits import BATCH_BYTES_MAX, BATCH_FILES_MAX, FILE_BYTES_LARGE
 from holdfast.model.tree import (
     ROOT_PATH,
@@ -41,6 +49,8 @@ from holdfast.model.tree import (
     Stat,
     display_path,
     join_path,
+    metadata_of,
+    parent_of,
 )
 from holdfast.ports import Clock, Directory, PaceControl, ReadableDirectory, StartWorkers
 from holdfast.tasks.runner import TaskContext
@@ -186,6 +196,7 @@ class Copying:
             displace(self.target, item.path, self.transfer.quarantine, flush=True)
         try:
             self.target.make_directory(item.path)
+            self.ledger.plan.mark_made(item.path)
         except ConflictError as error:
             if error.code != "exists" or not self._is_directory(item.path):
                 raise
@@ -217,7 +228,7 @@ class Copying:
         for results in workers.run(self._batches(), self._show_progress):
             self._record(results)
 
-    def _batches(self) -> Iterator[tuple[PlanItem, ...]]:
+    def _batches(self) -> Iterator[Batch]:
         """Yield large files one by one and small ones in batches, in turns, so that both flow."""
         actions = (Action.FETCH, Action.MAKE_SYMLINK)
         large = self.ledger.plan.open_items(*actions, large_from=FILE_BYTES_LARGE)
@@ -227,25 +238,33 @@ class Copying:
         while True:
             item = next(large, None)
             if item is not None:
-                yield (item,)
+                yield Batch((item,), frozenset())
             batch = next(small, None)
             if batch is not None:
                 yield batch
             if item is None and batch is None:
                 return
 
-    def _small_batches(self, items: Iterator[PlanItem]) -> Iterator[tuple[PlanItem, ...]]:
+    def _small_batches(self, items: Iterator[PlanItem]) -> Iterator[Batch]:
         files_max = min(BATCH_FILES_MAX, max(_BATCH_FILES_MIN, self.items_total // 8))
         batch: list[PlanItem] = []
+        fresh: set[bytes] = set()
         size_bytes = 0
+        directory = None
         for item in items:
+            parent = parent_of(item.path)
+            if parent != directory or len(batch) >= 2 * files_max:
+                # Between two directories, so that one can be put in place whole.
+                if len(batch) >= files_max or size_bytes >= BATCH_BYTES_MAX:
+                    yield Batch(tuple(batch), frozenset(fresh))
+                    batch, fresh, size_bytes = [], set(), 0
+                directory = parent
+                if self.ledger.plan.is_made(parent):
+                    fresh.add(parent)
             batch.append(item)
             size_bytes += item.size_bytes
-            if len(batch) >= files_max or size_bytes >= BATCH_BYTES_MAX:
-                yield tuple(batch)
-                batch, size_bytes = [], 0
         if batch:
-            yield tuple(batch)
+            yield Batch(tuple(batch), frozenset(fresh))
 
     def _set_metadata(self, item: PlanItem) -> SettleResult:
         source = self._source_stat(item.path)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
+from holdfast.errors import HoldfastError
 from holdfast.model.tree import FileKind, MetadataLoss, Signature
 from holdfast.proof.digests import Algorithm
 from holdfast.proof.statement import VerificationMode
@@ -319,3 +320,15 @@ class Finding(NamedTuple):
     path: bytes
     outcome: str
     detail: str
+
+
+def failed_result(item: PlanItem, error: HoldfastError) -> SettleResult:
+    """Return the result of an item that could not be settled."""
+    return no_result(item, CopyOutcome.FAILED, error.message)._replace(error_kind=error.kind)
+
+
+def no_result(item: PlanItem, outcome: CopyOutcome, detail: str = "") -> SettleResult:
+    """Return the result of an item for which nothing was read."""
+    return SettleResult(
+        item.number, item.path, outcome, detail, "", item.size_bytes, 0, None, None, b"", ()
+    )

@@ -53,7 +53,10 @@ class PlanTable:
         self._connection = connection
         self._is_indexed = False
         self.links = LinkTable(connection)
-        connection.execute("CREATE TEMP TABLE touched (path BLOB PRIMARY KEY) WITHOUT ROWID")
+        connection.execute(
+            "CREATE TEMP TABLE touched (path BLOB PRIMARY KEY,"
+            " made INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID"
+        )
 
     def clear(self) -> None:
         """Forget the plan before this one."""
@@ -81,8 +84,21 @@ class PlanTable:
     def touch(self, paths: Iterable[bytes]) -> None:
         """Note directories whose own metadata must be set again after their contents moved."""
         self._connection.executemany(
-            "INSERT OR IGNORE INTO touched VALUES (?)", [(path,) for path in paths]
+            "INSERT OR IGNORE INTO touched (path) VALUES (?)", [(path,) for path in paths]
         )
+
+    def mark_made(self, path: bytes) -> None:
+        """Note that this run made a directory."""
+        self._connection.execute(
+            "INSERT INTO touched VALUES (?, 1) ON CONFLICT (path) DO UPDATE SET made = 1", (path,)
+        )
+
+    def is_made(self, path: bytes) -> bool:
+        """Say whether this run made a directory."""
+        row = self._connection.execute(
+            "SELECT 1 FROM touched WHERE path = ? AND made", (path,)
+        ).fetchone()
+        return row is not None
 
     def touched(self) -> Iterator[bytes]:
         """Yield noted directories, deepest first."""

@@ -18,19 +18,25 @@ Invariants:
 """
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from holdfast.errors import (
     CancelledError,
     ConflictError,
-    DeniedError,
     HoldfastError,
     NotFoundError,
     StorageFailedError,
 )
-from holdfast.files.hashing import describe_damage, find_damage
-from holdfast.files.model import CopyOutcome, PlanItem, Reason, SettleResult
+from holdfast.files.model import (
+    CopyOutcome,
+    PlanItem,
+    Reason,
+    SettleResult,
+    failed_result,
+    no_result,
+)
+from holdfast.files.patching import patch_file
 from holdfast.files.rules import attempts_for, is_racy
 from holdfast.files.side_directory import (
     PARTIAL_DIRECTORY,
@@ -44,11 +50,10 @@ from holdfast.files.side_directory import (
 from holdfast.model.limits import BLOCK_BYTES, FILE_BYTES_LARGE, FLUSH_EACH_MAX, WINDOW_BYTES
 from holdfast.model.tree import (
     FileKind,
-    Metadata,
     Signature,
-    Stat,
     digest_xattrs,
     join_path,
+    metadata_of,
     parent_of,
     signature_of,
 )
@@ -65,6 +70,14 @@ from holdfast.proof.digests import Algorithm, Digest, digest_of, new_digest
 
 _ZEROS = bytes(BLOCK_BYTES)
 _RETRY_AFTER_S = 0.05
+
+
+class Batch(NamedTuple):
+    """Entries settled together."""
+
+    items: tuple[PlanItem, ...]
+    fresh: frozenset[bytes]
+    """Of their directories those that this run made: such a one may be put in place whole."""
 
 
 class _Staged(NamedTuple):
@@ -104,8 +117,11 @@ class Transfer:
     _buffers: tuple[memoryview, memoryview] | None = None
     _staging: bytes = PARTIAL_DIRECTORY
     """Where the partial files of this batch go."""
+    _fresh: frozenset[bytes] = frozenset()
+    _whole: dict[bytes, bytes] = field(default_factory=dict)
+    """Fresh directories of this batch, and where they are made ready under their entries' names."""
 
-    def settle(self, batch: tuple[PlanItem, ...]) -> list[SettleResult]:
+    def settle(self, batch: Batch) -> list[SettleResult]:
         """Settle a batch of FETCH and MAKE_SYMLINK items; every item ends in one result.
 
         When this returns, every entry whose outcome is SETTLED survives loss of power.
@@ -116,22 +132,24 @@ class Transfer:
             CapacityError: `disk-full`: the target is. The rest would fail too.
         """
         # A directory for each batch: workers that make and rename in one wait for one another.
-        self._staging = join_path(PARTIAL_DIRECTORY, b"batch-%d" % batch[0].number)
+        self._staging = join_path(PARTIAL_DIRECTORY, b"batch-%d" % batch.items[0].number)
+        self._whole = {}
         make_directories(self.target, self._staging)
+        flush_each = len(batch.items) <= FLUSH_EACH_MAX
+        self._fresh = frozenset() if flush_each else batch.fresh
         try:
-            return self._settle(batch)
+            return self._settle(batch.items, flush_each=flush_each)
         finally:
             # What cannot be removed now is removed by the next run, and no listing shows it.
             with contextlib.suppress(HoldfastError):
                 remove_tree(self.target, self._staging)
 
-    def _settle(self, batch: tuple[PlanItem, ...]) -> list[SettleResult]:
+    def _settle(self, items: tuple[PlanItem, ...], *, flush_each: bool) -> list[SettleResult]:
         results: list[SettleResult] = []
         staged: list[_Staged] = []
-        flush_each = len(batch) <= FLUSH_EACH_MAX
-        for item in batch:
+        for item in items:
             try:
-                patched = self._patch(item) if item.reason is Reason.DAMAGED else None
+                patched = self._patch(item)
                 if patched is not None:
                     results.append(patched)
                     continue
@@ -148,6 +166,9 @@ class Transfer:
                     self._discard(staged)
                     raise
                 results.append(failed_result(item, error))
+        for result in results:
+            # What is there of it must not get a name with the rest of its directory.
+            self._whole.pop(parent_of(result.path), None)
         try:
             self._flush(staged, flush_each=flush_each)
         except StorageFailedError as error:
@@ -158,68 +179,9 @@ class Transfer:
         return results + self._publish(staged)
 
     def _patch(self, item: PlanItem) -> SettleResult | None:
-        """Rewrite the damaged blocks of a file in place; None if it must be made anew instead.
-
-        The one write that does not go through a partial file. At every moment each block is either
-        as damaged as it was or right; cut off, the next verification finds what is left.
-        """
-        reader = self.source.open_file(item.path)
-        try:
-            before = reader.stat()
-            damaged = self.target.open_file(item.path)
-            try:
-                found = damaged.stat()
-                if found.size_bytes != before.size_bytes or found.links_count > 1:
-                    return None  # What else has this inode for its own must not change with it.
-                damaged.drop_cache()
-                runs = find_damage(reader, damaged, before.size_bytes, self.pace)
-            finally:
-                damaged.close()
-            writer = self.target.create_file(item.path, resume=True)
-            try:
-                written, digest = self._write_runs(reader, writer, runs, before.size_bytes)
-                if signature_of(reader.stat()) != signature_of(before):
-                    return no_result(item, CopyOutcome.CHANGED, "changed while it was read")
-                xattrs = reader.xattrs()
-                losses = writer.set_metadata(metadata_of(before, xattrs))
-                writer.flush()
-            finally:
-                writer.close()
-        except DeniedError:
-            return None  # It may be replaced even where it may not be written.
-        finally:
-            reader.close()
-        return no_result(item, CopyOutcome.SETTLED, describe_damage(runs))._replace(
-            size_bytes=before.size_bytes,
-            written_bytes=written,
-            digest=digest,
-            xattrs=digest_xattrs(xattrs),
-            losses=tuple(losses),
-        )
-
-    def _write_runs(
-        self,
-        reader: ReadableFile,
-        writer: WritableFile,
-        runs: list[tuple[int, int]],
-        size_bytes: int,
-    ) -> tuple[int, bytes]:
-        """Copy these runs; return how much was written and the digest of the whole source."""
-        digest = new_digest(self.algorithm)
-        written = position = 0
-        while position < size_bytes:
-            block = self._block(0)[: min(BLOCK_BYTES, size_bytes - position)]
-            self.pace.take(len(block))
-            data = block[: reader.read_into(block, position)]
-            if not data:
-                break
-            digest.update(data)
-            if any(start <= position < end for start, end in runs):
-                writer.write_at(data, position)
-                written += len(data)
-            self.pace.moved(len(data))
-            position += len(data)
-        return written, digest.digest()
+        if item.reason is not Reason.DAMAGED:
+            return None
+        return patch_file(self.source, self.target, self.algorithm, self.pace, item)
 
     def _stage(self, item: PlanItem, *, keep_open: bool) -> _Staged:
         """Make one partial file, reading again while the source changes."""
@@ -409,7 +371,11 @@ class Transfer:
         """Name what is durable, then make the names durable."""
         results: list[SettleResult] = []
         named: list[_Staged] = []
+        placed = {directory for directory in self._whole if self._place(directory)}
         for each in staged:
+            if parent_of(each.item.path) in placed:
+                named.append(each)
+                continue
             try:
                 if each.item.displaces is not None:
                     displace(self.target, each.item.path, self.quarantine, flush=True)
@@ -418,11 +384,24 @@ class Transfer:
             except HoldfastError as error:
                 remove_if_there(self.target, each.partial)
                 results.append(failed_result(each.item, error))
+        directories = {parent_of(each.item.path) for each in named} - placed
         try:
-            flush_directories(self.target, {parent_of(each.item.path) for each in named})
+            # The contents of what was put in place whole were flushed before, with their names.
+            flush_directories(self.target, directories | {parent_of(path) for path in placed})
         except StorageFailedError as error:
             return results + [failed_result(each.item, error) for each in named]
         return results + [_settled(each) for each in named]
+
+    def _place(self, directory: bytes) -> bool:
+        """Put a directory in place of the empty one this run made; return whether that could be.
+
+        It cannot once anything is in it: then its entries are renamed one by one.
+        """
+        try:
+            self.target.rename(self._whole[directory], directory)
+        except HoldfastError:
+            return False
+        return True
 
     def _discard(self, staged: list[_Staged]) -> None:
         """Let go of what will not be named; a large partial file stays for a later run."""
@@ -434,31 +413,20 @@ class Transfer:
         """Return where the partial file of an item goes; that of a large one can be found again."""
         if item.size_bytes >= FILE_BYTES_LARGE:
             return partial_path(item.path)
-        return b"%s/%d" % (self._staging, item.number)
+        directory, _, name = item.path.rpartition(b"/")
+        if directory not in self._fresh:
+            return b"%s/%d" % (self._staging, item.number)
+        ready = self._whole.get(directory)
+        if ready is None:
+            ready = b"%s/directory-%d" % (self._staging, item.number)
+            self._whole[directory] = ready
+            self.target.make_directory(ready)
+        return ready + b"/" + name
 
     def _block(self, which: int) -> memoryview:
         if self._buffers is None:
             self._buffers = (memoryview(bytearray(BLOCK_BYTES)), memoryview(bytearray(BLOCK_BYTES)))
         return self._buffers[which]
-
-
-def metadata_of(stat: Stat, xattrs: dict[bytes, bytes]) -> Metadata:
-    """Return what a copy of this entry is to have."""
-    return Metadata(
-        mode=stat.mode, mtime_ns=stat.mtime_ns, uid=stat.uid, gid=stat.gid, xattrs=xattrs
-    )
-
-
-def failed_result(item: PlanItem, error: HoldfastError) -> SettleResult:
-    """Return the result of an item that could not be settled."""
-    return no_result(item, CopyOutcome.FAILED, error.message)._replace(error_kind=error.kind)
-
-
-def no_result(item: PlanItem, outcome: CopyOutcome, detail: str = "") -> SettleResult:
-    """Return the result of an item for which nothing was read."""
-    return SettleResult(
-        item.number, item.path, outcome, detail, "", item.size_bytes, 0, None, None, b"", ()
-    )
 
 
 def _settled(each: _Staged) -> SettleResult:

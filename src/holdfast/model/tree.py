@@ -90,6 +90,13 @@ def digest_xattrs(xattrs: dict[bytes, bytes]) -> bytes:
     return digest.digest()
 
 
+def metadata_of(stat: Stat, xattrs: dict[bytes, bytes]) -> Metadata:
+    """Return what a copy of this entry is to have."""
+    return Metadata(
+        mode=stat.mode, mtime_ns=stat.mtime_ns, uid=stat.uid, gid=stat.gid, xattrs=xattrs
+    )
+
+
 class MetadataLoss(StrEnum):
     """Metadata a target could not keep; counted by class, never an error."""
 

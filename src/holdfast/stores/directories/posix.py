@@ -29,6 +29,7 @@ from holdfast.model.tree import (
     Stat,
     display_path,
     join_path,
+    parent_of,
 )
 from holdfast.ports import Buffer, SmallFile
 from holdfast.stores.directories import linux
@@ -363,6 +364,15 @@ class PosixDirectory(PosixReadableDirectory):
 
     def rename(self, path: bytes, new_path: bytes) -> None:
         """See Directory."""
+        try:
+            self._rename(path, new_path)
+        except NotFoundError:
+            # Another process may have put another directory in place of one held open here.
+            self._forget(parent_of(path))
+            self._forget(parent_of(new_path))
+            self._rename(path, new_path)
+
+    def _rename(self, path: bytes, new_path: bytes) -> None:
         with self._parents(path, new_path) as (directory, name, new_directory, new_name):
             try:
                 os.rename(name, new_name, src_dir_fd=directory, dst_dir_fd=new_directory)
