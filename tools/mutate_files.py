@@ -140,8 +140,22 @@ MUTATIONS = (
         "no-flush-of-directories",
         [POWER],
         TRANSFER,
-        "flush_directories(self.target, {parent_of(each.item.path) for each in named})",
+        "flush_directories(self.target, directories | {parent_of(path) for path in placed})",
         "pass",
+    ),
+    one(
+        "no-flush-of-the-place-of-a-whole-directory",
+        [POWER],
+        TRANSFER,
+        "directories | {parent_of(path) for path in placed})",
+        "directories)",
+    ),
+    one(
+        "place-a-directory-with-what-failed-in-it",
+        [FAULTS],
+        TRANSFER,
+        "            self._whole.pop(parent_of(result.path), None)\n",
+        "            pass\n",
     ),
     one(
         "deletion-despite-a-hole-in-the-listing",
@@ -232,7 +246,7 @@ MUTATIONS = (
     one(
         "repair-through-a-shared-inode",
         [UNIT],
-        TRANSFER,
+        "files/patching.py",
         "if found.size_bytes != before.size_bytes or found.links_count > 1:",
         "if found.size_bytes != before.size_bytes:",
     ),

@@ -282,3 +282,22 @@ def test_metadata_is_as_at_the_source_whatever_failed_first(states: Path) -> Non
     world.clock.sleep(HOUR_S)
     world.copy(COPY)
     assert world.target.stat(b"d").mode == 0o500
+
+
+def test_what_could_not_be_read_gets_no_name_with_its_new_directory(states: Path) -> None:
+    """Six files of a new directory get their place by one rename; one of them breaks off midway."""
+    world = make_world(states / "world")
+    put_directory(world.source, b"new", 1)
+    for number in range(5):
+        put(world.source, b"new/f%d" % number, b"%d" % number * 5000, number)
+    put(world.source, b"new/half", b"h" * (2 * MIB + 5), 9)
+    settle(world.source)
+    world.clock.sleep(HOUR_S)
+    # The faults count blocks of 1 MiB: the first can be read and is written, the second cannot.
+    world.source.gate.faults = SimFaults(unreadable={(b"new/half", 1)})
+    result = world.copy(CopyOptions())
+    assert result["verdict"] == "incomplete"
+    found = look(world.target)
+    assert b"new/half" not in found
+    assert {b"new/f%d" % number for number in range(5)} <= found.keys()
+    check_lifted(world)

@@ -250,6 +250,14 @@ def many_files(source: SimDirectory, target: SimDirectory) -> None:
         put(source, b"f%d" % number, b"%d" % number * 5000, number)
 
 
+def new_directories(source: SimDirectory, target: SimDirectory) -> None:
+    """Nothing but files in new directories, which are put in place whole by one rename each."""
+    for directory in (b"a", b"a/below", b"b"):
+        put_directory(source, directory, 1)
+        for number in range(4):
+            put(source, directory + b"/f%d" % number, b"%d" % number * 5000, number)
+
+
 def file_for_directory(source: SimDirectory, target: SimDirectory) -> None:
     """The only change displaces a directory, so no other flush makes its way durable."""
     put(source, b"d", b"a file now" * 900, 1)
@@ -305,6 +313,7 @@ def only_metadata(source: SimDirectory, target: SimDirectory) -> None:
 
 SMALL_TREES = (
     many_files,
+    new_directories,
     file_for_directory,
     directory_for_file,
     link_for_directory,

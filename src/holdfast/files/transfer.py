@@ -7,7 +7,9 @@ each crash between them leaves:
    partial files, which no listing shows; the next run overwrites or goes on with them.
 2. The contents are flushed: file by file for a few, the whole file system for many.
 3. Each partial is renamed onto its final name, old content being readable until then. A crash
-   leaves some old and some new files, every one whole, for the new were flushed before.
+   leaves some old and some new files, every one whole, for the new were flushed before. Files of a
+   directory that this run made are made ready in a directory of their own, which then takes the
+   place of the empty one by one rename; where that is not empty any more, they go one by one.
 4. The directories are flushed. Only now the outcome `settled` is reported.
 
 Invariants:
