@@ -293,7 +293,8 @@ class Copying:
 
     def _relink(self, item: PlanItem) -> SettleResult:
         assert item.leader is not None
-        leader = self.ledger.plan.outcome_of(item.leader)
+        row = self.ledger.plan.row_of(item.leader)
+        leader = None if row is None else row[1]
         if leader not in (None, CopyOutcome.SETTLED):
             return no_result(item, leader, f"as {display_path(item.leader)}, which it is a name of")
         one, other = self._source_stat(item.leader), self._source_stat(item.path)

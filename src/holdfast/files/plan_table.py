@@ -159,7 +159,7 @@ class PlanTable:
 
         One that was right until something in it was changed has no row; it gets one.
         """
-        before = self.outcome_of(path)
+        before = self._outcome_of(path)
         done = self._connection.execute(
             "UPDATE plan SET outcome = 'failed', detail = ?, error_kind = ?"
             " WHERE path = ? AND action IN ('make-directory', 'set-metadata')",
@@ -183,13 +183,9 @@ class PlanTable:
             return None
         return Action(row[0]), CopyOutcome(row[1]) if row[1] else None, row[2]
 
-    def outcome_of(self, path: bytes) -> CopyOutcome | None:
-        """Return what became of a planned path; None if it was kept or is not yet done."""
-        self._index_paths()
-        row = self._connection.execute(
-            "SELECT outcome FROM plan WHERE path = ? AND action != 'delete'", (path,)
-        ).fetchone()
-        return None if row is None or row[0] is None else CopyOutcome(row[0])
+    def _outcome_of(self, path: bytes) -> CopyOutcome | None:
+        row = self.row_of(path)
+        return None if row is None else row[1]
 
     def _index_paths(self) -> None:
         """Index paths at the first look by path: most plans never need one."""

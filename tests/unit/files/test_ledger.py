@@ -149,12 +149,12 @@ def test_paths_with_an_outcome_are_read_in_pages(ledger: Ledger) -> None:
     assert list(ledger.entries.with_outcomes((VerifyOutcome.MATCHED,))) == []
 
 
-def test_outcome_of_a_planned_path(ledger: Ledger) -> None:
+def test_row_of_a_planned_path(ledger: Ledger) -> None:
     ledger.plan.add([item(0), item(1)])
     ledger.plan.record([settled(item(0), CopyOutcome.FAILED)])
-    assert ledger.plan.outcome_of(b"000000") is CopyOutcome.FAILED
-    assert ledger.plan.outcome_of(b"000001") is None
-    assert ledger.plan.outcome_of(b"none") is None
+    rows = [ledger.plan.row_of(path) for path in (b"000000", b"000001")]
+    assert [row[1] for row in rows if row] == [CopyOutcome.FAILED, None]
+    assert ledger.plan.row_of(b"none") is None
     assert ledger.plan.row_of(b"000000") == (Action.FETCH, CopyOutcome.FAILED, "why")
     assert ledger.plan.row_of(b"none") is None
     ledger.plan.clear()
