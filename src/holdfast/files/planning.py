@@ -22,7 +22,7 @@ from holdfast.files.model import (
     Reason,
     VerifyOutcome,
 )
-from holdfast.files.rules import decide, decide_follower, decide_shared, is_trusted
+from holdfast.files.rules import decide, decide_follower, decide_linked, decide_shared, is_trusted
 from holdfast.model.tree import FileKind, Stat, parent_of, signature_of
 from holdfast.ports import ReadableDirectory
 
@@ -160,6 +160,7 @@ class Planner:
         self, path: bytes, source: Stat, target: Stat | None, own: Decision
     ) -> tuple[Decision, bytes | None]:
         """Plan one name of a hard link group: the first is copied, the others are linked to it."""
+        own = decide_linked(own, target)
         first = self.ledger.plan.links.first(source.device, source.inode)
         inode = target.inode if target is not None and target.kind is FileKind.FILE else None
         if first is None:

@@ -136,6 +136,16 @@ def decide_follower(leader: Action, *, same_inode: bool, own: Decision) -> Decis
     return Decision(Action.RELINK, Reason.LINK_GROUP, own.displaces)
 
 
+def decide_linked(own: Decision, target: Stat | None) -> Decision:
+    """Say what becomes of a file that has further names at the target.
+
+    Setting its metadata there would set that of names nobody asked about; so it is made anew.
+    """
+    if own.action is Action.SET_METADATA and target is not None and target.links_count > 1:
+        return Decision(Action.FETCH, Reason.LINK_GROUP)
+    return own
+
+
 def decide_shared(own: Decision) -> Decision:
     """Say what becomes of a file that shares its inode at the target, and not at the source.
 

@@ -30,6 +30,7 @@ from holdfast.files.rules import (
     check_deletions,
     decide,
     decide_follower,
+    decide_linked,
     decide_shared,
     deletions_allowed,
     is_racy,
@@ -415,3 +416,12 @@ def test_trend_never_predicts_longer_than_the_pass_itself() -> None:
 def test_what_goes_along_with_a_displaced_directory_counts_as_deleted() -> None:
     assert refusal(summary(600, goes_along=400), DeleteLimit()) == ""
     assert refusal(summary(600, goes_along=401), DeleteLimit()) == "too-many-deletions"
+
+
+def test_metadata_is_not_set_through_an_inode_with_further_names() -> None:
+    setting = Decision(Action.SET_METADATA, Reason.METADATA)
+    made_anew = Decision(Action.FETCH, Reason.LINK_GROUP)
+    assert decide_linked(setting, FILE._replace(links_count=2)) == made_anew
+    assert decide_linked(setting, FILE._replace(links_count=1)) == setting
+    keeping = Decision(Action.KEEP, Reason.SAME)
+    assert decide_linked(keeping, FILE._replace(links_count=2)) == keeping
