@@ -24,8 +24,9 @@ LARGE_BYTES = (20 * MIB + 1, 30 * MIB, 60 * MIB + 4097)
 JOBS = 2
 OPTIONS = ("--jobs", str(JOBS), "--bwlimit", "120M", "--delete")
 
-WINDOW_BYTES = MIB + 128 * SMALL_BYTES_MAX // 2
-"""What one worker may lose: the block in hand, or a batch of small files not yet named."""
+WINDOW_BYTES = MIB + 2 * 128 * SMALL_BYTES_MAX // 2
+"""What one worker may lose: the block in hand, or a batch of small files not yet named, which is up
+to twice the least, for it ends with a directory."""
 BOOKS_BYTES = MIB // 2
 """What one run writes beside the data: ledger, journal, pipes to the workers, proof."""
 

@@ -253,11 +253,12 @@ class Copying:
         directory = None
         for item in items:
             parent = parent_of(item.path)
-            if parent != directory or len(batch) >= 2 * files_max:
-                # Between two directories, so that one can be put in place whole.
-                if len(batch) >= files_max or size_bytes >= BATCH_BYTES_MAX:
-                    yield Batch(tuple(batch), frozenset(fresh))
-                    batch, fresh, size_bytes = [], set(), 0
+            full = max(len(batch) / files_max, size_bytes / BATCH_BYTES_MAX)
+            # Cut between two directories if that is not too far, so that one can be placed whole.
+            if full >= 2 or (full >= 1 and parent != directory):
+                yield Batch(tuple(batch), frozenset(fresh))
+                batch, fresh, size_bytes, directory = [], set(), 0, None
+            if parent != directory:
                 directory = parent
                 if self.ledger.plan.is_made(parent):
                     fresh.add(parent)

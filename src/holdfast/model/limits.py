@@ -19,7 +19,7 @@ BLOCK_BYTES: Final = 1 * MIB
 FILE_BYTES_LARGE: Final = 8 * MIB
 """From here on a file is a batch of its own, is resumed inside, and shows progress inside."""
 BATCH_FILES_MAX: Final = 2048
-"""Files made durable by one flush of the file system."""
+"""Files made durable by one flush of the file system; up to twice as many to end with a directory."""
 BATCH_BYTES_MAX: Final = 64 * MIB
 FLUSH_EACH_MAX: Final = 4
 """A batch up to this many files is flushed file by file: flushing the file system costs more."""
