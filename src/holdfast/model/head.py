@@ -71,6 +71,8 @@ class Refused:
 
     current: HeadState
     reason: RefusalReason
+    proposed: bytes | None = None
+    """Of a fork, the value that was refused: evidence together with the current one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""Clients of holdfast's own services."""
