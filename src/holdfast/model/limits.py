@@ -57,6 +57,8 @@ REGISTER_QUEUE_MAX: Final = 4096
 """Advances waiting for one register; more are refused at once."""
 REGISTER_BATCH_MAX: Final = 512
 """Advances made durable by one commit."""
+ETCD_MESSAGE_BYTES_MAX: Final = 16 * MIB
+"""Longest answer, or message of a watch, taken from etcd."""
 
 assert REGISTER_BATCH_MAX <= REGISTER_QUEUE_MAX
 assert FILE_BYTES_LARGE <= BATCH_BYTES_MAX
