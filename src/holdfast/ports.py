@@ -266,6 +266,35 @@ class Directory(ReadableDirectory, Protocol):
         ...
 
 
+class StoreAnswer(NamedTuple):
+    """What an object store answered to a request made with its caller's token."""
+
+    status: int
+    """Of HTTP; 2xx means that the caller may do what was tried."""
+    body: bytes | None
+    """None if it was longer than asked for."""
+
+
+class ObjectAccess(Protocol):
+    """Tries at an object store what a caller may do there, with the caller's own token.
+
+    Redirects are not followed: they are answers like others. Raises UnavailableError:
+    `store-unreachable` if no connection was possible or it broke, `store-slow` if time ran out.
+    """
+
+    async def read(self, url: str, token: str, limit_bytes: int) -> StoreAnswer:
+        """Read an object, the newest copy of those that answer."""
+        ...
+
+    async def prove_write(self, url: str, token: str) -> StoreAnswer:
+        """Write an empty object beside this one, which only who may write the one can."""
+        ...
+
+    async def close(self) -> None:
+        """Release all connections."""
+        ...
+
+
 class Pace(Protocol):
     """A rate limit and a stop sign shared by all workers of a task, changeable while they run."""
 
