@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,7 +123,7 @@ class EtcdCluster:
         """Return the member that leads, if one does."""
         for member in self.members:
             status = _ask(member.client_url, "/v3/maintenance/status", {})
-            if status and status.get("leader") == status["header"]["member_id"]:  # type: ignore[index,call-overload]
+            if status and status.get("leader") == status["header"]["member_id"]:
                 return member
         return None
 
@@ -136,11 +137,11 @@ def _commits(url: str) -> bool:
     return _ask(url, "/v3/kv/put", {"key": "c3RhcnQ=", "value": "c3RhcnQ="}) is not None
 
 
-def _ask(url: str, path: str, body: dict[str, object]) -> dict[str, object] | None:
+def _ask(url: str, path: str, body: dict[str, object]) -> dict[str, Any] | None:
     request = urllib.request.Request(url + path, json.dumps(body).encode(), method="POST")
     try:
         with urllib.request.urlopen(request, timeout=1) as answer:
-            decoded: dict[str, object] = json.loads(answer.read())
+            decoded: dict[str, Any] = json.loads(answer.read())
             return decoded
     except (OSError, urllib.error.URLError):
         return None

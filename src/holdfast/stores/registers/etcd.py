@@ -76,41 +76,33 @@ class EtcdRegister:
         name = self._name(key)
         record = encode_record(value=value, epoch=epoch, write_id=write_id)
         request = _advance_request(name, record, expected, epoch)
+        until = self._client.deadline()
         # Whether a request of this call may have happened, or may still.
         is_in_doubt = False
         try:
-            async with asyncio.timeout(self._client.settings.deadline_s):
-                while True:
-                    was_in_doubt, is_in_doubt = is_in_doubt, True
-                    try:
-                        reply = await self._client.transact(request)
-                    except OutcomeUnknownError:
-                        current = await self._read_at(name, 0)
-                    except HoldfastError:
-                        is_in_doubt = was_in_doubt
-                        raise
-                    else:
-                        if reply.has_succeeded:
-                            return Advanced(state=decode_record(name, record, reply.revision))
-                        is_in_doubt = was_in_doubt
-                        current = _state(name, reply.replies[0].pairs)
-                    follower = await self._follower(name, current, expected, write_id)
-                    if follower is None and current.revision > expected and is_in_doubt:
-                        return Unknown(write_id=write_id)
-                    decided = decide_advance(
-                        current, follower, expected=expected, epoch=epoch, write_id=write_id
-                    )
-                    if decided is not None:
-                        return decided
-                    await asyncio.sleep(_PAUSE_S)
-        except (TimeoutError, HoldfastError) as error:
+            while True:
+                try:
+                    reply = await self._client.transact(request, until)
+                except OutcomeUnknownError:
+                    is_in_doubt = True
+                    current = await self._read_at(name, 0, until)
+                else:
+                    if reply.has_succeeded:
+                        return Advanced(state=decode_record(name, record, reply.revision))
+                    current = _state(name, reply.replies[0].pairs)
+                follower = await self._follower(name, current, expected, write_id, until)
+                if follower is None and current.revision > expected and is_in_doubt:
+                    return Unknown(write_id=write_id)
+                decided = decide_advance(
+                    current, follower, expected=expected, epoch=epoch, write_id=write_id
+                )
+                if decided is not None:
+                    return decided
+                await asyncio.sleep(_PAUSE_S)
+        except HoldfastError:
             if is_in_doubt:
                 return Unknown(write_id=write_id)
-            if isinstance(error, HoldfastError):
-                raise
-            raise UnavailableError(
-                "etcd did not take the advance in time; nothing was done", code="etcd-unavailable"
-            ) from error
+            raise
 
     async def history(self, key: str, limit: int) -> list[HeadState]:
         """See Register.history; limited to HEAD_HISTORY_MAX."""
@@ -157,12 +149,12 @@ class EtcdRegister:
     def _name(self, key: str) -> bytes:
         return self._heads + key.encode()
 
-    async def _read_at(self, name: bytes, revision: int) -> HeadState:
-        content = await self._client.range(range_request(name, revision=revision))
+    async def _read_at(self, name: bytes, revision: int, until: float | None = None) -> HeadState:
+        content = await self._client.range(range_request(name, revision=revision), until)
         return _state(name, content.pairs)
 
     async def _follower(
-        self, name: bytes, current: HeadState, expected: Revision, write_id: str
+        self, name: bytes, current: HeadState, expected: Revision, write_id: str, until: float
     ) -> HeadState | None:
         """Return the state that followed the expected one; None: none did, or it is forgotten."""
         state = current
@@ -170,7 +162,7 @@ class EtcdRegister:
             return state if state.revision > expected else None
         for _ in range(HEAD_HISTORY_MAX):
             try:
-                previous = await self._read_at(name, state.revision - 1)
+                previous = await self._read_at(name, state.revision - 1, until)
             except NotFoundError:
                 return None
             if previous.revision <= expected:

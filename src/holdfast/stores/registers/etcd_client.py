@@ -71,18 +71,22 @@ class EtcdClient:
         self._token = ""
         self._session: aiohttp.ClientSession | None = None
 
-    async def range(self, request: Message) -> Pairs:
-        """Read; see range_request. UnavailableError if nobody answers within the deadline."""
-        return parse_pairs(await self.repeat("/v3/kv/range", request))
+    def deadline(self) -> float:
+        """Return when a call begun now is to end, in the loop's time."""
+        return asyncio.get_running_loop().time() + self.settings.deadline_s
 
-    async def transact(self, request: Message) -> TransactionReply:
+    async def range(self, request: Message, until: float | None = None) -> Pairs:
+        """Read; see range_request. UnavailableError if nobody answers within the deadline."""
+        return parse_pairs(await self.repeat("/v3/kv/range", request, until))
+
+    async def transact(self, request: Message, until: float | None = None) -> TransactionReply:
         """Run a transaction; see transaction_request.
 
         Raises:
             UnavailableError: No endpoint accepted it: nothing happened.
             OutcomeUnknownError: It was sent to one and may have happened, or may still.
         """
-        return parse_transaction(await self._send_until_accepted("/v3/kv/txn", request))
+        return parse_transaction(await self._send_until_accepted("/v3/kv/txn", request, until))
 
     async def put(self, request: Message) -> None:
         """Put, again and again until it succeeds; only for what may be put twice."""
@@ -113,11 +117,11 @@ class EtcdClient:
             if error.code != "etcd-not-found":
                 raise
 
-    async def repeat(self, path: str, request: Message) -> Message:
+    async def repeat(self, path: str, request: Message, until: float | None = None) -> Message:
         """Send a request that may happen more than once, until one endpoint answers."""
         last: HoldfastError | None = None
         try:
-            async with asyncio.timeout(self.settings.deadline_s):
+            async with asyncio.timeout_at(until or self.deadline()):
                 async for _ in _attempts():
                     try:
                         return await self._send(path, request)
@@ -127,11 +131,13 @@ class EtcdClient:
             pass
         raise self._unavailable(last)
 
-    async def _send_until_accepted(self, path: str, request: Message) -> Message:
+    async def _send_until_accepted(
+        self, path: str, request: Message, until: float | None
+    ) -> Message:
         last: HoldfastError | None = None
         is_under_way = False
         try:
-            async with asyncio.timeout(self.settings.deadline_s):
+            async with asyncio.timeout_at(until or self.deadline()):
                 async for _ in _attempts():
                     is_under_way = True
                     try:
