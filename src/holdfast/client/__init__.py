@@ -1,1 +1,1 @@
-"""Clients of holdfast's own services."""
+"""Typed clients of holdfast's HTTP services, for the command line, other facets and tests."""

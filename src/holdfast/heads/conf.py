@@ -38,7 +38,7 @@ class Option:
     """One setting."""
 
     name: str
-    """In [ICKPT]; the bold ones of the original keep its name."""
+    """In [ICKPT]; the original's options have the original's names."""
     toml: str
     """In the table [heads] of TOML; durations there are numbers of seconds."""
     kind: type[str] | type[int] | type[float] | type[bool] | type[tuple[str, ...]]
@@ -138,6 +138,42 @@ OPTIONS: Final = (
         meaning="Client URLs of an etcd cluster; if set, heads live there, not in DataBasePath.",
     ),
     Option(
+        name="EtcdPrefix",
+        toml="etcd_prefix",
+        kind=str,
+        default="/holdfast/",
+        meaning="All keys of this register begin with it; nobody else writes there.",
+    ),
+    Option(name="EtcdUser", toml="etcd_user", kind=str, default="", meaning="Name at etcd."),
+    Option(
+        name="EtcdPasswordFilePath",
+        toml="etcd_password_file",
+        kind=str,
+        default="",
+        meaning="File with the password at etcd on its first line.",
+    ),
+    Option(
+        name="EtcdCACertFilePath",
+        toml="etcd_ca_cert_file",
+        kind=str,
+        default="",
+        meaning="Certificate authority of etcd, PEM; the system's if empty.",
+    ),
+    Option(
+        name="EtcdCertFilePath",
+        toml="etcd_cert_file",
+        kind=str,
+        default="",
+        meaning="Certificate shown to etcd, PEM.",
+    ),
+    Option(
+        name="EtcdKeyFilePath",
+        toml="etcd_key_file",
+        kind=str,
+        default="",
+        meaning="Key of the certificate shown to etcd, PEM.",
+    ),
+    Option(
         name="AdminIPAddr",
         toml="admin_listen_address",
         kind=str,
@@ -215,6 +251,12 @@ class HeadsSettings:
     realms: tuple[Realm, ...]
     store_ca_cert_file: str
     etcd_endpoints: tuple[str, ...]
+    etcd_prefix: str
+    etcd_user: str
+    etcd_password_file: str
+    etcd_ca_cert_file: str
+    etcd_cert_file: str
+    etcd_key_file: str
     admin_listen_address: str
     admin_port: int
     allow_plain_http: bool
