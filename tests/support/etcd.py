@@ -80,7 +80,14 @@ class EtcdMember:
 class EtcdCluster:
     """Members that know each other."""
 
-    def __init__(self, directory: Path, size: int, extra: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        size: int,
+        extra: list[str] | None = None,
+        *,
+        scheme: str = "http",
+    ) -> None:
         if shutil.which("etcd") is None:
             pytest.skip("etcd is not installed; 'make deps' installs it")
         directory.mkdir(parents=True, exist_ok=True)
@@ -89,7 +96,7 @@ class EtcdCluster:
         cluster = ",".join(f"m{number}={url}" for number, url in enumerate(peers))
         self.members = []
         for number in range(size):
-            client_url = f"http://127.0.0.1:{ports[number]}"
+            client_url = f"{scheme}://127.0.0.1:{ports[number]}"
             options = [
                 *("--listen-client-urls", client_url, "--advertise-client-urls", client_url),
                 *("--listen-peer-urls", peers[number]),
@@ -111,7 +118,7 @@ class EtcdCluster:
         self.wait()
 
     def wait(self) -> None:
-        """Wait until some member commits."""
+        """Wait until some member commits; with TLS, until it is listened to."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             if any(_commits(member.client_url) for member in self.members):
@@ -134,6 +141,10 @@ class EtcdCluster:
 
 
 def _commits(url: str) -> bool:
+    if url.startswith("https:"):
+        host, _, port = url.removeprefix("https://").partition(":")
+        with socket.socket() as probe:
+            return probe.connect_ex((host, int(port))) == 0
     return _ask(url, "/v3/kv/put", {"key": "c3RhcnQ=", "value": "c3RhcnQ="}) is not None
 
 

@@ -16,7 +16,15 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from holdfast.errors import CapacityError, HoldfastError, UnavailableError
-from holdfast.model.head import Advanced, AdvanceOutcome, Epoch, HeadState, Refused, Revision
+from holdfast.model.head import (
+    Advanced,
+    AdvanceOutcome,
+    Epoch,
+    HeadState,
+    RefusalReason,
+    Refused,
+    Revision,
+)
 from holdfast.ports import Register
 
 STEPS_MAX: Final = 2_000_000
@@ -56,7 +64,12 @@ class _Search:
     """One search over the history of one key."""
 
     def __init__(self, history: Sequence[Operation]) -> None:
-        self._operations = sorted(history, key=lambda operation: operation.called_ns)
+        # One in doubt whose state nobody ever found may as well never have happened.
+        found = {operation.before for operation in history}
+        self._operations = sorted(
+            (each for each in history if each.returned_ns is not None or each.after in found),
+            key=lambda operation: operation.called_ns,
+        )
         self._certain = sum(
             1 << number
             for number, operation in enumerate(self._operations)
@@ -165,7 +178,8 @@ class Recorder:
                     self._learn(key, state)
                     self._note(key, called_ns, seen.write_id, write_id)
                     return outcome
-                case Refused(current=current):
+                case Refused(current=current, reason=reason):
+                    assert reason is RefusalReason.EPOCH or current.revision != seen.revision
                     self._learn(key, current)
                     self._note(key, called_ns, current.write_id, current.write_id)
                     return outcome

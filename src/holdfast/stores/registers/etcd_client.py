@@ -20,7 +20,13 @@ from typing import Any, Final
 
 import aiohttp
 
-from holdfast.errors import DeniedError, HoldfastError, OutcomeUnknownError, UnavailableError
+from holdfast.errors import (
+    DeniedError,
+    HoldfastError,
+    InvalidRequestError,
+    OutcomeUnknownError,
+    UnavailableError,
+)
 from holdfast.model.limits import ETCD_MESSAGE_BYTES_MAX
 from holdfast.stores.registers.etcd_wire import (
     STALE_CREDENTIALS,
@@ -64,11 +70,13 @@ class EtcdClient:
     """Owned by one event loop."""
 
     def __init__(self, settings: EtcdSettings) -> None:
+        """Read the certificates; connect to nobody yet."""
         assert settings.endpoints
         self.settings = settings
         self._endpoints = [endpoint.rstrip("/") for endpoint in settings.endpoints]
         self._preferred = 0
         self._token = ""
+        self._tls = _tls(settings)
         self._session: aiohttp.ClientSession | None = None
 
     def deadline(self) -> float:
@@ -242,18 +250,9 @@ class EtcdClient:
 
     def _connections(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=256, ssl=self._tls())
+            connector = aiohttp.TCPConnector(limit=256, ssl=self._tls)
             self._session = aiohttp.ClientSession(connector=connector, trust_env=False)
         return self._session
-
-    def _tls(self) -> ssl.SSLContext | bool:
-        settings = self.settings
-        if not any(endpoint.startswith("https:") for endpoint in self._endpoints):
-            return True
-        context = ssl.create_default_context(cafile=settings.ca_path)
-        if settings.certificate_path:
-            context.load_cert_chain(settings.certificate_path, settings.key_path)
-        return context
 
     def _unavailable(self, last: HoldfastError | None) -> UnavailableError:
         why = f": {last.message}" if last else ""
@@ -262,6 +261,22 @@ class EtcdClient:
             code="etcd-unavailable",
             advice="look at the health of the etcd cluster, then try again",
         )
+
+
+def _tls(settings: EtcdSettings) -> ssl.SSLContext | bool:
+    if not any(endpoint.startswith("https:") for endpoint in settings.endpoints):
+        return True
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_path)
+        if settings.certificate_path:
+            context.load_cert_chain(settings.certificate_path, settings.key_path)
+    except OSError as error:
+        raise InvalidRequestError(
+            f"the certificates for etcd cannot be used: {error}",
+            code="bad-certificate",
+            advice="check the paths and that certificate and key belong together",
+        ) from error
+    return context
 
 
 async def _attempts() -> AsyncIterator[int]:

@@ -243,7 +243,7 @@ def error_of(status: int, message: Message, endpoint: str) -> HoldfastError:
         return UnavailableError(f"etcd at {endpoint} is overloaded", code="etcd-busy")
     if "auth token" in text or "revision of auth store is old" in text:
         return DeniedError(f"etcd at {endpoint} says: {text}", code=STALE_CREDENTIALS)
-    if "authentication failed" in text:
+    if "authentication failed" in text or "user name is empty" in text:
         code = 7
     if "required revision has been compacted" in text:
         code = 11
