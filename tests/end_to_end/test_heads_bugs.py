@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.certificates import make_authority, make_certificate
+from tests.support.certificates import Authority
 from tests.support.command import Holdfast
 from tests.support.heads import (
     ServiceProcess,
@@ -150,9 +150,8 @@ def test_bug_11_port_in_use_is_a_start_error(service: ServiceProcess, tmp_path: 
 
 
 def test_bug_12_store_behind_a_private_authority(tmp_path: Path) -> None:
-    authority = make_authority(tmp_path)
-    certificate = make_certificate(authority, tmp_path)
-    with running_store(certificate=certificate, ca=authority.path) as store:
+    authority = Authority(tmp_path)
+    with running_store(certificate=authority.issue("store"), ca=authority.path) as store:
         url = store.put("/v1/a/c/one")
         endpoints = f"ICKPT.StoreEndpoints={store.url}/v1/"
         with running_service(tmp_path / "untrusting", endpoints) as service:

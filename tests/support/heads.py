@@ -83,11 +83,11 @@ class StoreProcess:
 
 @contextmanager
 def running_store(
-    *arguments: str, certificate: Path | None = None, ca: Path | None = None
+    *arguments: str, certificate: tuple[Path, Path] | None = None, ca: Path | None = None
 ) -> Iterator[StoreProcess]:
     """Run the small store, with TLS if there is a certificate."""
     if certificate is not None:
-        arguments = (*arguments, "--certificate", str(certificate))
+        arguments = (*arguments, "--certificate", str(certificate[0]), "--key", str(certificate[1]))
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.support.store_server", *arguments],
         cwd=ROOT,

@@ -74,7 +74,7 @@ def _etag(body: bytes) -> str:
     return f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"'
 
 
-async def serve(redirect_to: str, race_s: float, certificate: str) -> None:
+async def serve(redirect_to: str, race_s: float, certificate: str, key: str) -> None:
     """Serve for ever; print the port first."""
     application = web.Application(client_max_size=1 << 20)
     application.router.add_route("*", "/{path:.*}", Store(redirect_to, race_s).answer)
@@ -83,7 +83,7 @@ async def serve(redirect_to: str, race_s: float, certificate: str) -> None:
     context = None
     if certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate)
+        context.load_cert_chain(certificate, key)
     site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
     await site.start()
     print(runner.addresses[0][1], flush=True)
@@ -94,9 +94,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--redirect-to", default="http://127.0.0.1:9/")
     parser.add_argument("--race-s", type=float, default=0.0)
-    parser.add_argument("--certificate", default="", help="PEM with certificate and key.")
+    parser.add_argument("--certificate", default="", help="PEM; with --key, TLS.")
+    parser.add_argument("--key", default="")
     options = parser.parse_args()
     try:
-        asyncio.run(serve(options.redirect_to, options.race_s, options.certificate))
+        asyncio.run(serve(options.redirect_to, options.race_s, options.certificate, options.key))
     except KeyboardInterrupt:
         sys.exit(0)
