@@ -30,6 +30,11 @@ class Lanes:
         self._timeout_s = timeout_s
         self._lanes: dict[str, _Lane] = {}
 
+    @property
+    def keys_count(self) -> int:
+        """How many keys are in use."""
+        return len(self._lanes)
+
     @asynccontextmanager
     async def enter(self, key: str) -> AsyncIterator[None]:
         """Hold a place in the lane of `key`; UnavailableError (`head-busy`) if none gets free."""
