@@ -1,0 +1,89 @@
+"""Goal: a register opens its own file only, keeps what is in it, and says clearly what is wrong.
+
+Method: files of something else, of a newer format, damaged, unwritable; two instances on one file.
+"""
+
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from holdfast.errors import DeniedError, IntegrityError, StorageFailedError, UnsupportedError
+from holdfast.model.head import Advanced, Epoch, Refused, Revision
+from holdfast.stores.registers.sqlite import SqliteRegister
+
+pytestmark = pytest.mark.anyio
+
+
+async def put(register: SqliteRegister, expected: int, write_id: str) -> object:
+    return await register.advance(
+        "k", expected=Revision(expected), value=b"v", epoch=Epoch(0), write_id=write_id
+    )
+
+
+async def test_state_outlives_the_instance(tmp_path: Path) -> None:
+    path = tmp_path / "below" / "heads.db"
+    first = SqliteRegister(path)
+    outcome = await put(first, 0, "w")
+    await first.close()
+
+    second = SqliteRegister(path)
+    assert isinstance(outcome, Advanced)
+    assert await second.read("k") == outcome.state
+    assert await put(second, 0, "w") == outcome
+    await second.close()
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+async def test_two_instances_share_a_file(tmp_path: Path) -> None:
+    one, other = SqliteRegister(tmp_path / "h"), SqliteRegister(tmp_path / "h")
+
+    first = await put(one, 0, "a")
+    assert isinstance(first, Advanced)
+    assert await other.read("k") == first.state
+    assert isinstance(await put(other, 0, "b"), Refused)
+    second = await put(other, first.state.revision, "c")
+    assert isinstance(second, Advanced)
+    assert await one.read("k") == second.state
+    await one.close()
+    await other.close()
+
+
+def test_file_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE states (x)")
+    connection.close()
+    before = path.read_bytes()
+
+    with pytest.raises(IntegrityError):
+        SqliteRegister(path)
+    assert path.read_bytes() == before
+
+
+def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "h").write_bytes(b"not a database, but long enough to look at" * 100)
+
+    with pytest.raises(IntegrityError):
+        SqliteRegister(tmp_path / "h")
+
+
+async def test_newer_format_is_refused(tmp_path: Path) -> None:
+    await SqliteRegister(tmp_path / "h").close()
+    with sqlite3.connect(tmp_path / "h") as connection:
+        connection.execute("PRAGMA user_version = 2")
+    connection.close()
+
+    with pytest.raises(UnsupportedError) as caught:
+        SqliteRegister(tmp_path / "h")
+    assert caught.value.code == "format-newer"
+
+
+def test_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageFailedError):
+        SqliteRegister(tmp_path / "file" / "h")
+    os.mkdir(tmp_path / "h")
+    with pytest.raises(DeniedError):
+        SqliteRegister(tmp_path / "h")
