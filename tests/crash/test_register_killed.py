@@ -157,8 +157,8 @@ def test_failed_commit_ends_the_register_and_is_never_tried_again(
 
     told = [line.split()[0] for line in lines if line.split()[0] != "ask"]
     first_unknown = told.index("unknown")
-    assert set(told[first_unknown:]) == {"unknown", "failed"}
-    assert told[-1] == "failed"
+    assert set(told[first_unknown:]) == {"unknown", "failed", "unready"}
+    assert lines[-1] == "unready unavailable"
     assert {line for line in lines if line.startswith("failed")} == {"failed register-failed"}
     log = (tmp_path / "log").read_text()
     after = log[log.index("INJECTED") :].splitlines()[1:]

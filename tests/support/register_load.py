@@ -3,7 +3,8 @@
 Usage: python -m tests.support.register_load FILE CLIENTS ADVANCES SEED
 
 One line an event, written before the next step: `ready`; `ask KEY EXPECTED ID` before an advance;
-`ack KEY REVISION ID`, `unknown ID` or `refused` after it; `failed CODE` once the register gives up.
+`ack KEY REVISION ID`, `unknown ID` or `refused` after it; `failed CODE` once the register gives up;
+`unready KIND` at the end if it does not commit.
 """
 
 import asyncio
@@ -67,6 +68,10 @@ async def main(path: Path, clients_count: int, advances_count: int, seed: str) -
             say("failed", error.code)
 
     await asyncio.gather(*(run(client) for client in range(clients_count)))
+    try:
+        await register.check()
+    except HoldfastError as error:
+        say("unready", error.kind)
     await register.close()
 
 
