@@ -5,6 +5,7 @@ suite in tests/contract that runs on every implementation, the simulated one inc
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from enum import StrEnum
 from typing import NamedTuple, Protocol, TypeVar
 
 from holdfast.errors import HoldfastError
@@ -288,6 +289,43 @@ class ObjectAccess(Protocol):
 
     async def prove_write(self, url: str, token: str) -> StoreAnswer:
         """Write an empty object beside this one, which only who may write the one can."""
+        ...
+
+    async def close(self) -> None:
+        """Release all connections."""
+        ...
+
+
+class ConditionalOutcome(StrEnum):
+    """What became of a conditional write."""
+
+    WON = "won"
+    LOST = "lost"
+    """The condition did not hold, or another write was under way."""
+    UNSUPPORTED = "unsupported"
+    """The store does not know the condition."""
+
+
+class ConditionalObjects(Protocol):
+    """Objects with conditional writes, as some stores have them and others say they have.
+
+    Raises UnavailableError if the store cannot be reached, DeniedError if it lets nobody in.
+    """
+
+    async def create(self, name: str, data: bytes) -> ConditionalOutcome:
+        """Write an object only if there is none of this name."""
+        ...
+
+    async def replace(self, name: str, data: bytes, etag: str) -> ConditionalOutcome:
+        """Write an object only if its present one has this ETag."""
+        ...
+
+    async def read(self, name: str) -> tuple[bytes, str]:
+        """Return an object and its ETag; NotFoundError if there is none."""
+        ...
+
+    async def delete(self, name: str) -> None:
+        """Remove an object if it is there."""
         ...
 
     async def close(self) -> None:

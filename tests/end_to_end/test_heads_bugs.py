@@ -8,6 +8,7 @@ client) theirs in tests/unit/heads/test_quorum.py.
 import json
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -135,6 +136,22 @@ def test_bug_9_right_to_read_does_not_move_a_head(
     assert refused == [403] * 3
     assert service("GET", "/", one, token="reader").body == b"v1"
     assert service("PUT", "/p", one, token="").status == 401
+
+
+def test_bug_10_service_fetches_nothing_for_others_and_shows_no_foreign_body(
+    service: ServiceProcess, store: StoreProcess
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as canary:
+        canary.settimeout(0.3)
+        port = canary.getsockname()[1]
+        for host in ("127.0.0.1", "localhost", "127.1", "2130706433", "[::1]", "169.254.169.254"):
+            answer = service("GET", "/", f"http://{host}:{port}/v1/a/c/o")
+            assert (answer.status, answer.json["code"]) == (403, "store-not-allowed")
+        with pytest.raises(TimeoutError):
+            canary.accept()
+    secret = store.put("/v1/a/c/secret", b"body of the store")
+    for method in ("PUT", "DELETE", "POST"):
+        assert b"body of the store" not in service(method, "/x", secret).body
 
 
 def test_bug_11_port_in_use_is_a_start_error(service: ServiceProcess, tmp_path: Path) -> None:

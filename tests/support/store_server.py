@@ -1,7 +1,7 @@
 """A small object store over real HTTP, run as a process: rights by token, slowness by name.
 
 Token `owner` may do everything, `reader` may read, any other is answered 401. Objects live in
-memory below /v1/. A path with `/sleep-S/` in it is answered after S seconds, `/status-N/` with
+memory below /v1/; those below /v1/any/ are always there. A path with `/sleep-S/` in it is answered after S seconds, `/status-N/` with
 status N, `/redirect/` with a redirect to the URL of the option. Its S3 mode (--racy) checks
 If-None-Match and If-Match before it awaits and writes after: as Swift's proxy does.
 """
@@ -41,6 +41,8 @@ class Store:
             return web.Response(status=status)
         if request.method == "PUT":
             return await self._put(path, request)
+        if path.startswith("/v1/any/"):
+            return web.Response(body=b"copy")
         if path not in self._objects:
             return web.Response(status=404)
         if request.method == "DELETE":

@@ -206,6 +206,29 @@ def status(
     _run(lambda: _at(where, _no_register, at_service), json=json)
 
 
+@app.command()
+def probe(
+    url: Annotated[str, typer.Argument(metavar="URL", help="SCHEME://HOST/BUCKET/PREFIX of S3.")],
+    *,
+    json: Json = False,
+) -> None:
+    """Race conditional writes at a store; exit with 18 if it is no home for heads."""
+
+    async def command() -> int:
+        from holdfast.heads.probing import refuse_unfit
+        from holdfast.server.heads import keys_from_environment, probe_store
+
+        report = await probe_store(url, keys_from_environment())
+        refuse_unfit(report)
+        if json:
+            print_json({"fit": True, "rounds": report.rounds})
+        else:
+            print(f"no fault in {report.rounds} rounds of two races; that is no proof")
+        return 0
+
+    _run(command, json=json)
+
+
 async def _no_register(_opened: Register) -> int:
     raise AssertionError("a register file knows no transactions")
 

@@ -11,6 +11,7 @@ Invariants:
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import ssl
@@ -34,9 +35,11 @@ from holdfast.heads.gate import Gate
 from holdfast.heads.http import IckptRoutes, admin_application
 from holdfast.heads.lanes import Lanes
 from holdfast.heads.metrics import Metrics
+from holdfast.heads.probing import ProbeReport, probe_conditional_writes
 from holdfast.heads.rules import Transactions
 from holdfast.heads.service import Heads, Surroundings
 from holdfast.ports import Register
+from holdfast.stores.objects.s3 import S3Conditions, S3Keys
 from holdfast.stores.objects.swift import SwiftAccess
 from holdfast.stores.registers.etcd import EtcdRegister
 from holdfast.stores.registers.etcd_client import EtcdClient, EtcdSettings
@@ -50,6 +53,7 @@ WAITING_MAX: Final = 256
 """Requests that wait for one head; more are refused at once."""
 CONNECTIONS_MAX: Final = 4096
 FINISH_S: Final = 30
+PROBE_TIMEOUT_S: Final = 30.0
 
 _log = logging.getLogger("holdfast.heads")
 
@@ -167,6 +171,24 @@ def make_write_id() -> str:
 def make_transaction_id() -> str:
     """Return a fresh transaction id, spelt as ProxyFS does."""
     return "/" + SystemEntropy().random_bytes(8).hex().upper()
+
+
+async def probe_store(url: str, keys: S3Keys) -> ProbeReport:
+    """Race conditional writes below `url` and report whether heads could live there."""
+    objects = S3Conditions(url, keys, SystemClock(), timeout_s=PROBE_TIMEOUT_S)
+    try:
+        return await probe_conditional_writes(objects, SystemEntropy())
+    finally:
+        await objects.close()
+
+
+def keys_from_environment() -> S3Keys:
+    """Return the keys that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY hold."""
+    return S3Keys(
+        access_key=os.environ.get("AWS_ACCESS_KEY_ID", ""),
+        secret_key=os.environ.get("AWS_SECRET_ACCESS_KEY", ""),
+        region=os.environ.get("AWS_REGION", "us-east-1"),
+    )
 
 
 def _etcd_settings(settings: HeadsSettings) -> EtcdSettings:
