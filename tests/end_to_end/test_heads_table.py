@@ -253,6 +253,26 @@ def test_body_over_the_limit_is_413(
     connection.close()
 
 
+def test_endless_headers_end_the_connection(service: ServiceProcess) -> None:
+    parts = urlsplit(service.url)
+    with socket.create_connection((str(parts.hostname), int(parts.port or 0)), 10) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX-Auth-Token: ")
+        sent_bytes = _send_until_closed(connection, 64 << 20)
+    assert sent_bytes < 64 << 20
+    assert ask(service.url, "HEAD").status == 204
+
+
+def _send_until_closed(connection: socket.socket, limit_bytes: int) -> int:
+    chunk, sent_bytes = b"x" * 65536, 0
+    try:
+        while sent_bytes < limit_bytes:
+            connection.sendall(chunk)
+            sent_bytes += len(chunk)
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+    return sent_bytes
+
+
 def test_body_at_the_limit_is_stored(service: ServiceProcess, object_url: str) -> None:
     assert service.write(object_url, b"x" * 4096).status == 200
     assert service.value(object_url) == b"x" * 4096

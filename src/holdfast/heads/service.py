@@ -13,8 +13,9 @@ Invariants:
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from holdfast.errors import (
     CapacityError,
@@ -49,6 +50,8 @@ from holdfast.heads.rules import Transactions
 from holdfast.model.head import Advanced, AdvanceOutcome, HeadState, Revision, Unknown
 from holdfast.model.limits import HEAD_HISTORY_MAX
 from holdfast.ports import Clock, Entropy, Register
+
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +105,7 @@ class Heads:
             NotFoundError: The head was deleted (`head-deleted`), or the store has no such object.
         """
         address, copy = await self._prove_read(caller, may_remember=True)
-        state = await self._register.read(address.key)
+        state = await self._in_time(self._register.read(address.key))
         if state.value is not None:
             return Head(value=state.value, revision=state.revision, is_from_store=False)
         if state.is_tombstone:
@@ -146,7 +149,7 @@ class Heads:
             write_id=self._write_id(transaction_id),
         )
         async with self._around.commit_lanes.enter(address.key):
-            current = await self._register.read(address.key)
+            current = await self._in_time(self._register.read(address.key))
             answer = self._transactions.prepare(
                 address.key, proposal, current, self._around.clock.monotonic_ns()
             )
@@ -198,7 +201,8 @@ class Heads:
         if told.fate is not Fate.UNKNOWN:
             return told
         prefix = _write_id_prefix(transaction_id)
-        for state in await self._register.history(address.key, HEAD_HISTORY_MAX):
+        past = await self._in_time(self._register.history(address.key, HEAD_HISTORY_MAX))
+        for state in past:
             if state.write_id.startswith(prefix):
                 return FateReport(fate=Fate.DONE, revision=state.revision)
         return told
@@ -206,7 +210,7 @@ class Heads:
     async def history(self, caller: Caller, limit: int) -> list[HeadState]:
         """Return up to `limit` past states of a head, newest first."""
         address, _ = await self._prove_read(caller, may_remember=True)
-        return await self._register.history(address.key, limit)
+        return await self._in_time(self._register.history(address.key, limit))
 
     async def finish(self) -> None:
         """Wait until no commit is under way."""
@@ -214,13 +218,7 @@ class Heads:
 
     async def check(self) -> None:
         """Make a real commit, or raise UnavailableError within the commit timeout."""
-        try:
-            async with asyncio.timeout(self._around.commit_timeout_s):
-                await self._register.check()
-        except TimeoutError:
-            raise UnavailableError(
-                "the register did not commit in time", code="register-slow"
-            ) from None
+        await self._in_time(self._register.check())
 
     async def _prove_read(
         self, caller: Caller, *, may_remember: bool
@@ -236,6 +234,18 @@ class Heads:
         async with self._around.store_lanes.enter(address.key):
             await self._around.gate.prove_write(address, caller.token)
         return address
+
+    async def _in_time(self, call: Awaitable[ResultT]) -> ResultT:
+        """Await what changes nothing, for as long as a commit may take."""
+        try:
+            async with asyncio.timeout(self._around.commit_timeout_s):
+                return await call
+        except TimeoutError:
+            raise UnavailableError(
+                "the register did not answer in time",
+                code="register-slow",
+                advice="try again; look at /readyz",
+            ) from None
 
     def _address(self, caller: Caller) -> Address:
         address = parse_address(caller.storage_url, self._around.realms)

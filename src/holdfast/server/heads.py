@@ -21,6 +21,7 @@ from typing import Final
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from holdfast.errors import (
     ConflictError,
@@ -38,6 +39,7 @@ from holdfast.heads.metrics import Metrics
 from holdfast.heads.probing import ProbeReport, probe_conditional_writes
 from holdfast.heads.rules import Transactions
 from holdfast.heads.service import Heads, Surroundings
+from holdfast.model.limits import KIB
 from holdfast.ports import Register
 from holdfast.stores.objects.s3 import S3Conditions, S3Keys
 from holdfast.stores.objects.swift import SwiftAccess
@@ -52,6 +54,8 @@ OUTCOMES_MAX: Final = 65536
 WAITING_MAX: Final = 256
 """Requests that wait for one head; more are refused at once."""
 CONNECTIONS_MAX: Final = 4096
+HEAD_BYTES_MAX: Final = 64 * KIB
+"""Request line and headers of one request."""
 FINISH_S: Final = 30
 PROBE_TIMEOUT_S: Final = 30.0
 
@@ -82,12 +86,13 @@ async def serve_heads(settings: HeadsSettings, announce: Callable[[str], None]) 
     service_socket = _bind(settings.listen_address, settings.port)
     admin_socket = _bind(settings.admin_listen_address, settings.admin_port)
     tls = _Certificates(settings) if settings.is_tls else None
+    store_context = _store_context(settings.store_ca_cert_file)
     register = open_register(settings)
     clock = SystemClock()
     access = SwiftAccess(
         timeout_s=settings.swift_timeout_s,
         connections_max=settings.swift_connection_pool_size,
-        ca_context=_store_context(settings.store_ca_cert_file),
+        ca_context=store_context,
     )
     transactions = Transactions(
         timeout_ns=int(settings.transaction_timeout_s * 1e9),
@@ -246,6 +251,32 @@ class _Certificates:
         return context
 
 
+class _BoundedRequests(HttpToolsProtocol):
+    """The protocol with a limit on request line and headers, which its parser has not."""
+
+    _head_bytes = 0
+    _is_in_body = False
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, unless the head of a request has grown too long; then close."""
+        if not self._is_in_body:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self.transport.close()
+                return
+        super().data_received(data)
+
+    def on_headers_complete(self) -> None:
+        """See HttpToolsProtocol."""
+        self._is_in_body = True
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """See HttpToolsProtocol."""
+        self._is_in_body, self._head_bytes = False, 0
+        super().on_message_complete()
+
+
 class _Server(uvicorn.Server):
     """A server that leaves signals to its composition root."""
 
@@ -280,7 +311,7 @@ def _signals(servers: list[_Server], tls: _Certificates | None) -> Iterator[None
 def _config(application: ASGIApp, tls: _Certificates | None) -> uvicorn.Config:
     config = uvicorn.Config(
         application,
-        http="httptools",
+        http=_BoundedRequests,
         ws="none",
         lifespan="off",
         log_config=None,
