@@ -3,7 +3,8 @@
 Usage: python -m tests.support.register_load FILE CLIENTS ADVANCES SEED
 
 One line an event, written before the next step: `ready`; `ask KEY EXPECTED ID` before an advance;
-`ack KEY REVISION ID`, `unknown ID` or `refused` after it; `failed CODE` once the register gives up;
+`ack KEY REVISION ID`, `unknown ID` or `refused` after it; `read KEY REVISION ID` now and then, by a
+client that only reads; `failed CODE` once the register gives up;
 `unready KIND` at the end if it does not commit.
 """
 
@@ -56,6 +57,18 @@ async def work(register: SqliteRegister, client: int, advances_count: int, seed:
                 seen[key] = ABSENT
 
 
+async def look(register: SqliteRegister) -> None:
+    """Read all keys again and again; say what is new."""
+    seen: dict[str, HeadState] = {}
+    while True:
+        for key in (f"k{number}" for number in range(KEYS_COUNT)):
+            state = await register.read(key)
+            if state.revision and seen.get(key) != state:
+                say("read", key, state.revision, state.write_id)
+                seen[key] = state
+        await asyncio.sleep(0)
+
+
 async def main(path: Path, clients_count: int, advances_count: int, seed: str) -> None:
     """Run all clients; go on after a failure, to show what it is worth."""
     register = SqliteRegister(path)
@@ -67,7 +80,10 @@ async def main(path: Path, clients_count: int, advances_count: int, seed: str) -
         except HoldfastError as error:
             say("failed", error.code)
 
+    looking = asyncio.create_task(look(register))
     await asyncio.gather(*(run(client) for client in range(clients_count)))
+    looking.cancel()
+    await asyncio.wait([looking])
     try:
         await register.check()
     except HoldfastError as error:
