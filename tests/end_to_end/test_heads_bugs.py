@@ -215,8 +215,10 @@ def test_command_line_uses_service_and_file(
     holdfast = Holdfast(state=tmp_path / "state", environment={"HOLDFAST_TOKEN": "owner"})
     at = ("--server", service.url)
 
+    copy = holdfast("heads", "get", one, *at, "--json")
     put = holdfast("heads", "put", one, "v1", *at, "--json")
     got = holdfast("heads", "get", one, *at)
+    got_json = holdfast("heads", "get", one, *at, "--json")
     moved = holdfast("heads", "put", one, "v2", "--if-revision", "99", *at)
     deleted = holdfast("heads", "delete", one, *at)
     gone = holdfast("heads", "get", one, *at)
@@ -227,6 +229,9 @@ def test_command_line_uses_service_and_file(
     (file,) = (tmp_path / "heads" / "db").glob("*.sqlite")
     lines = holdfast("heads", "history", f"ickpt/{one}", "--register", file, "--json")
 
+    assert copy.json == {"value": "copy", "revision": 0, "source": "store"}
+    assert got_json.json == {"value": "v1", "source": "head"} | put.json
+    assert got.stderr == ""
     assert (put.exit, got.stdout, moved.exit) == (0, "v1", 11)
     assert (deleted.exit, gone.exit, told.json["status"]) == (0, 10, "unknown")
     assert "(deleted)" in past.stdout

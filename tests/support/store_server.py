@@ -1,9 +1,9 @@
 """A small object store over real HTTP, run as a process: rights by token, slowness by name.
 
 Token `owner` may do everything, `reader` may read, any other is answered 401. Objects live in
-memory below /v1/; those below /v1/any/ are always there. A path with `/sleep-S/` in it is answered after S seconds, `/status-N/` with
-status N, `/redirect/` with a redirect to the URL of the option. Its S3 mode (--racy) checks
-If-None-Match and If-Match before it awaits and writes after: as Swift's proxy does.
+memory below /v1/; those below /v1/any/ are always there. A path with `/sleep-S/` in it is answered
+after S seconds, `/status-N/` with status N, `/redirect/` with a redirect to --redirect-to. Below
+/bucket/ anybody may write on conditions; with --race-s they are checked that long before the write.
 """
 
 import argparse

@@ -117,7 +117,7 @@ class HeadsClient:
             value=body,
             revision=_revision(headers),
             # An ickpt that does not say so may have answered from the store.
-            is_from_store=headers.get("X-Head-Source") != "head",
+            is_from_store=headers.get("x-head-source") != "head",
         )
 
     async def prepare(
@@ -171,6 +171,7 @@ class HeadsClient:
         headers: dict[str, str] | None = None,
         body: bytes | None = None,
     ) -> tuple[bytes, dict[str, str]]:
+        """Return body and headers, these in lower case."""
         sent = {"X-Storage-Url": name.storage_url} | (headers or {})
         if name.token:
             sent["X-Auth-Token"] = name.token
@@ -183,7 +184,7 @@ class HeadsClient:
                     content += await answer.content.read(_ANSWER_BYTES_MAX - len(content))
                 if not 200 <= answer.status < 300:
                     _raise(answer.status, content, is_commit=method == "POST")
-                return content, dict(answer.headers)
+                return content, {name.lower(): held for name, held in answer.headers.items()}
         except aiohttp.ClientConnectorError as error:
             raise UnavailableError(
                 f"the heads service at {self._url} cannot be reached",
@@ -248,7 +249,7 @@ def _state(entry: object) -> HeadState:
 
 
 def _revision(headers: dict[str, str]) -> Revision:
-    text = headers.get("X-Head-Revision", "")
+    text = headers.get("x-head-revision", "")
     return Revision(int(text)) if text.isdecimal() else NEVER_WRITTEN
 
 
