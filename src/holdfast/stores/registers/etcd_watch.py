@@ -67,7 +67,8 @@ async def watch(
                     yield event
                     next_revision = max(next_revision, event.mod_revision + 1)
         except (UnavailableError, OutcomeUnknownError):
-            await asyncio.sleep(_PAUSE_S)
+            pass
+        await asyncio.sleep(_PAUSE_S)
         # Finds an endpoint that answers, or says that there is none, and renews credentials.
         await client.range(range_request(key, limit=1, is_keys_only=True))
 

@@ -113,14 +113,37 @@ def _opening(path: Path) -> Iterator[None]:
 
     Two processes that switch a new file to WAL at once get SQLITE_BUSY without any waiting.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_directory(path.parent)
     descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _make_file(path)
         yield
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _make_directory(path: Path) -> None:
+    """Make what is missing of a path of directories, each durable in the one above."""
+    if path.is_dir():
+        return
+    _make_directory(path.parent)
+    path.mkdir(mode=0o700, exist_ok=True)
+    above = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(above)
+    finally:
+        os.close(above)
+
+
+def _make_file(path: Path) -> None:
+    """Make an empty file that only its owner reads, as SQLite then makes the two beside it."""
+    # Never opened if it exists: closing it would drop the locks this process holds on it.
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        pass
 
 
 def damaged(path: Path, why: str) -> IntegrityError:
@@ -139,6 +162,8 @@ def translated(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise error_of(error, path) from error
+    except PermissionError as error:
+        raise _denied(path, error) from error
     except OSError as error:
         raise StorageFailedError(
             f"the directory of the register {path} cannot be used: {error.strerror}",
@@ -166,11 +191,7 @@ def error_of(error: sqlite3.Error, path: Path) -> HoldfastError | sqlite3.Error:
                 advice="free some space and start again",
             )
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
-            return DeniedError(
-                f"the register {path} cannot be written: {error}",
-                code="register-denied",
-                advice="check owner and mode of the file, or name another",
-            )
+            return _denied(path, error)
         case sqlite3.SQLITE_IOERR:
             return failed(path, str(error))
         case _:
@@ -183,4 +204,12 @@ def failed(path: Path, why: str) -> StorageFailedError:
         f"the register {path} failed and is closed to all but a restart: {why}",
         code="register-failed",
         advice="look at the disk and the kernel log, then start again; it recovers when opened",
+    )
+
+
+def _denied(path: Path, error: Exception) -> DeniedError:
+    return DeniedError(
+        f"the register {path} cannot be written: {error}",
+        code="register-denied",
+        advice="check owner and mode of the file and its directory, or name another",
     )

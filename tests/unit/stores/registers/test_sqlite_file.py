@@ -23,7 +23,7 @@ async def put(register: SqliteRegister, expected: int, write_id: str) -> object:
 
 
 async def test_state_outlives_the_instance(tmp_path: Path) -> None:
-    path = tmp_path / "below" / "heads.db"
+    path = tmp_path / "new" / "below" / "heads.db"
     first = SqliteRegister(path)
     outcome = await put(first, 0, "w")
     await first.close()
@@ -33,7 +33,17 @@ async def test_state_outlives_the_instance(tmp_path: Path) -> None:
     assert await second.read("k") == outcome.state
     assert await put(second, 0, "w") == outcome
     await second.close()
-    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert [each.stat().st_mode & 0o777 for each in path.parents[:2]] == [0o700, 0o700]
+
+
+async def test_others_of_the_machine_read_nothing(tmp_path: Path) -> None:
+    register = SqliteRegister(tmp_path / "heads.db")
+    await put(register, 0, "w")
+
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    await register.close()
+
+    assert modes == dict.fromkeys(("heads.db", "heads.db-wal", "heads.db-shm"), 0o600)
 
 
 async def test_two_instances_share_a_file(tmp_path: Path) -> None:
