@@ -5,8 +5,11 @@ With --check it writes nothing, and exits with 1 if a page is not what the code 
 
 import argparse
 import inspect
+import json
 import sys
 from pathlib import Path
+
+import heads_openapi
 
 from holdfast.cli.exits import EXITS, SEVERITY, Exit
 from holdfast.heads.conf import OPTIONS, Option
@@ -84,7 +87,16 @@ def _option_row(option: Option) -> str:
     )
 
 
-PAGES = {"errors.md": errors_page, "heads-settings.md": heads_settings_page}
+def heads_openapi_page() -> str:
+    """Return openapi-heads.json."""
+    return json.dumps(heads_openapi.description(), indent=1) + "\n"
+
+
+PAGES = {
+    "errors.md": errors_page,
+    "heads-settings.md": heads_settings_page,
+    "openapi-heads.json": heads_openapi_page,
+}
 
 
 def main() -> int:
