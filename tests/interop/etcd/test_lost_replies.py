@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from holdfast.errors import UnavailableError
+from holdfast.errors import UnavailableError, UnsupportedError
 from holdfast.model.head import ABSENT, Advanced, Epoch, HeadState, Refused, Revision, Unknown
 from holdfast.stores.registers.etcd import EtcdRegister
 from holdfast.stores.registers.etcd_client import EtcdClient, EtcdSettings
@@ -149,6 +149,31 @@ async def test_nobody_there_is_unavailable(net: Net) -> None:
         await register.read("k")
     with pytest.raises(UnavailableError):
         await register.check()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 6\r\n\r\n<html>",
+        b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 0\r\n\r\n",
+        b"nonsense\r\n\r\n",
+    ],
+)
+async def test_answer_that_is_not_of_etcd_is_never_believed(net: Net, answer: bytes) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(65536)
+        writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    register = net.make((url,), deadline_s=0.5)
+
+    with pytest.raises((UnavailableError, UnsupportedError)):
+        await register.read("k")
+    assert await first_advance(register) == Unknown(write_id="w1")
+    server.close()
 
 
 async def test_endpoints_that_are_gone_or_mute_are_passed_over(net: Net, etcd: EtcdCluster) -> None:

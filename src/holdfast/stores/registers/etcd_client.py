@@ -26,6 +26,7 @@ from holdfast.errors import (
     InvalidRequestError,
     OutcomeUnknownError,
     UnavailableError,
+    UnsupportedError,
 )
 from holdfast.model.limits import ETCD_MESSAGE_BYTES_MAX
 from holdfast.stores.registers.etcd_wire import (
@@ -94,7 +95,11 @@ class EtcdClient:
             UnavailableError: No endpoint accepted it: nothing happened.
             OutcomeUnknownError: It was sent to one and may have happened, or may still.
         """
-        return parse_transaction(await self._send_until_accepted("/v3/kv/txn", request, until))
+        reply = await self._send_until_accepted("/v3/kv/txn", request, until)
+        try:
+            return parse_transaction(reply)
+        except UnsupportedError as error:
+            raise _open_outcome(self.next_endpoint(), error.message) from error
 
     async def put(self, request: Message) -> None:
         """Put, again and again until it succeeds; only for what may be put twice."""
@@ -184,12 +189,14 @@ class EtcdClient:
         endpoint = self._endpoints[self._preferred]
         try:
             async with self.open_stream(endpoint, path, request) as response:
-                raw = await _read_limited(response)
+                message = decode_message(await _read_limited(response))
                 status = response.status
         except (UnavailableError, OutcomeUnknownError):
             self.turn_from(endpoint)
             raise
-        message = decode_message(raw)
+        except UnsupportedError as unread:
+            self.turn_from(endpoint)
+            raise _open_outcome(endpoint, unread.message) from unread
         if status == 200 and "error" not in message:
             return message
         error = error_of(status, message, endpoint)
@@ -311,7 +318,7 @@ def decode_message(raw: bytes) -> Message:
 
 def _open_outcome(endpoint: str, why: str) -> OutcomeUnknownError:
     return OutcomeUnknownError(
-        f"the request to etcd at {endpoint} was sent but not answered: {why}",
+        f"the request to etcd at {endpoint} was sent but not answered as etcd does: {why}",
         code="etcd-outcome-unknown",
         advice="read back what it wrote",
     )

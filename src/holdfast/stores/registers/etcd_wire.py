@@ -172,21 +172,17 @@ def watch_request(key: bytes, range_end: bytes, start_revision: int) -> Message:
 
 
 def parse_pairs(message: Message) -> Pairs:
-    """Read the reply to a range."""
-    return Pairs(
-        pairs=[_parse_pair(pair) for pair in message.get("kvs", [])],
-        revision=_revision_of(message),
-    )
+    """Read the reply to a range; only etcd's own says of a key that there is none."""
+    pairs = [_parse_pair(pair) for pair in message.get("kvs", [])]
+    return Pairs(pairs=pairs, revision=_stated_revision(message))
 
 
 def parse_transaction(message: Message) -> TransactionReply:
     """Read the reply to a transaction."""
     return TransactionReply(
         has_succeeded=message.get("succeeded", False) is True,
-        revision=_revision_of(message),
-        replies=[
-            parse_pairs(reply.get("response_range", {})) for reply in message.get("responses", [])
-        ],
+        revision=_stated_revision(message),
+        replies=[_parse_reply(reply, message["header"]) for reply in message.get("responses", [])],
     )
 
 
@@ -255,6 +251,10 @@ def error_of(status: int, message: Message, endpoint: str) -> HoldfastError:
     )
 
 
+def _parse_reply(reply: Message, header: Message) -> Pairs:
+    return parse_pairs({"header": header, "kvs": reply.get("response_range", {}).get("kvs", [])})
+
+
 def _parse_pair(pair: Message) -> KeyValue:
     return KeyValue(
         key=_decode(pair.get("key", "")),
@@ -271,6 +271,13 @@ def _parse_event(event: Message) -> Changed:
     return Changed(
         key=pair.key, value=None if is_deleted else pair.value, mod_revision=pair.mod_revision
     )
+
+
+def _stated_revision(message: Message) -> int:
+    revision = _revision_of(message)
+    if revision < 1:
+        raise unreadable("it names no revision")
+    return revision
 
 
 def _revision_of(message: Message) -> int:

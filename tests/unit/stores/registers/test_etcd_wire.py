@@ -29,8 +29,8 @@ def test_what_is_left_out_is_zero_false_or_empty() -> None:
     reply = parse_transaction({"header": {"revision": "12"}})
 
     assert (reply.has_succeeded, reply.revision, reply.replies) == (False, 12, [])
-    assert parse_pairs({}).pairs == []
-    (pair,) = parse_pairs({"kvs": [{"key": "aw=="}]}).pairs
+    assert parse_pairs({"header": {"revision": "1"}}).pairs == []
+    (pair,) = parse_pairs({"header": {"revision": "1"}, "kvs": [{"key": "aw=="}]}).pairs
     assert (pair.key, pair.value, pair.mod_revision) == (b"k", b"", 0)
 
 
@@ -51,9 +51,11 @@ def test_watch_tells_put_from_delete() -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        {"kvs": [{"key": "*"}]},
-        {"kvs": [{"key": "aw==", "mod_revision": "x"}]},
-        {"kvs": [{"key": 7}]},
+        {},
+        {"header": {}, "kvs": []},
+        {"header": {"revision": "1"}, "kvs": [{"key": "*"}]},
+        {"header": {"revision": "1"}, "kvs": [{"key": "aw==", "mod_revision": "x"}]},
+        {"header": {"revision": "1"}, "kvs": [{"key": 7}]},
     ],
 )
 def test_what_no_etcd_sends_is_refused(message: Message) -> None:
