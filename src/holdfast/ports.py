@@ -291,10 +291,6 @@ class ObjectAccess(Protocol):
         """Write an empty object beside this one, which only who may write the one can."""
         ...
 
-    async def close(self) -> None:
-        """Release all connections."""
-        ...
-
 
 class ConditionalOutcome(StrEnum):
     """What became of a conditional write."""
@@ -326,10 +322,6 @@ class ConditionalObjects(Protocol):
 
     async def delete(self, name: str) -> None:
         """Remove an object if it is there."""
-        ...
-
-    async def close(self) -> None:
-        """Release all connections."""
         ...
 
 

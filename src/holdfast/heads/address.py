@@ -14,6 +14,7 @@ Invariants:
 
 import re
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 from holdfast.errors import DeniedError, InvalidRequestError
@@ -22,6 +23,7 @@ from holdfast.model.limits import HEAD_KEY_BYTES_MAX
 KEY_PREFIX: Final = "ickpt/"
 """Keeps the heads of the HTTP service apart from those of other facets in the same register."""
 
+_S3_PREFIX = "s3+"
 _URL = re.compile(
     r"(?P<scheme>[a-z]+)://(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])(:(?P<port>\d{1,5}))?(?P<path>/.*)",
     re.IGNORECASE,
@@ -33,10 +35,18 @@ _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
+class Dialect(StrEnum):
+    """What a store speaks."""
+
+    SWIFT = "swift"
+    S3 = "s3"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Realm:
     """One object store, with the URLs of all its proxies; the first one names it."""
 
+    dialect: Dialect = Dialect.SWIFT
     endpoints: tuple[str, ...]
     """Canonical, each with a path that ends in a slash."""
 
@@ -45,6 +55,7 @@ class Realm:
 class Address:
     """An object in an allowed store."""
 
+    dialect: Dialect = Dialect.SWIFT
     url: str
     """Canonical; where the object is asked for."""
     key: str
@@ -52,16 +63,22 @@ class Address:
 
 
 def parse_realm(text: str) -> Realm:
-    """Return the realm of `URL|URL|...`, or raise InvalidRequestError (`bad-store-endpoint`)."""
+    """Return the realm of `URL|URL|...`, with `s3+` in front if it speaks S3.
+
+    Raises:
+        InvalidRequestError: `bad-store-endpoint`.
+    """
+    dialect = Dialect.S3 if text.startswith(_S3_PREFIX) else Dialect.SWIFT
+    urls = text.removeprefix(_S3_PREFIX).split("|")
     try:
-        endpoints = tuple(_canonical(url.strip(), is_endpoint=True) for url in text.split("|"))
+        endpoints = tuple(_canonical(url.strip(), is_endpoint=True) for url in urls)
     except InvalidRequestError as error:
         raise InvalidRequestError(
             f"{text!r} does not name a store: {error.message}",
             code="bad-store-endpoint",
             advice="write SCHEME://HOST:PORT/PATH/, and several proxies of one store as A|B",
         ) from error
-    return Realm(endpoints=endpoints)
+    return Realm(dialect=dialect, endpoints=endpoints)
 
 
 def parse_address(storage_url: str | None, realms: tuple[Realm, ...]) -> Address:
@@ -78,7 +95,7 @@ def parse_address(storage_url: str | None, realms: tuple[Realm, ...]) -> Address
                 key = f"{KEY_PREFIX}{realm.endpoints[0]}{url.removeprefix(endpoint)}"
                 if len(key) > HEAD_KEY_BYTES_MAX:
                     raise _bad_url(f"it is longer than {HEAD_KEY_BYTES_MAX} bytes")
-                return Address(url=url, key=key)
+                return Address(dialect=realm.dialect, url=url, key=key)
     raise DeniedError(
         "the store that X-Storage-Url names is not one this service may talk to",
         code="store-not-allowed",

@@ -121,7 +121,8 @@ OPTIONS: Final = (
         kind=tuple[str, ...],
         default=(),
         meaning="Stores that X-Storage-Url may name, as SCHEME://HOST:PORT/PATH/; proxies of one "
-        "store as A|B. Anything else is answered 403 and never connected to.",
+        "store as A|B; a store that speaks S3 as s3+URL. Anything else is answered 403 and never "
+        "connected to.",
     ),
     Option(
         name="StoreCACertFilePath",
@@ -129,6 +130,13 @@ OPTIONS: Final = (
         kind=str,
         default="",
         meaning="Certificate authority of the store, PEM; the system's if empty.",
+    ),
+    Option(
+        name="StoreRegion",
+        toml="store_region",
+        kind=str,
+        default="us-east-1",
+        meaning="Region in the signatures for stores that speak S3.",
     ),
     Option(
         name="EtcdEndpoints",
@@ -250,6 +258,7 @@ class HeadsSettings:
     transaction_timeout_s: float
     realms: tuple[Realm, ...]
     store_ca_cert_file: str
+    store_region: str
     etcd_endpoints: tuple[str, ...]
     etcd_prefix: str
     etcd_user: str

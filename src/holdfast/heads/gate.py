@@ -10,6 +10,7 @@ Invariants:
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Final
 
 from holdfast.errors import (
@@ -19,7 +20,7 @@ from holdfast.errors import (
     NotFoundError,
     UnavailableError,
 )
-from holdfast.heads.address import Address
+from holdfast.heads.address import Address, Dialect
 from holdfast.heads.model import TOKEN_BYTES_MAX
 from holdfast.model.limits import HEAD_VALUE_BYTES_MAX
 from holdfast.ports import Clock, ObjectAccess, StoreAnswer
@@ -39,7 +40,9 @@ _PASSED_ON: Final[dict[int, type[HoldfastError]]] = {
 class Gate:
     """Asks the store for each request, or remembers its yes for `cache_ns`."""
 
-    def __init__(self, access: ObjectAccess, clock: Clock, *, cache_ns: int = 0) -> None:
+    def __init__(
+        self, access: Mapping[Dialect, ObjectAccess], clock: Clock, *, cache_ns: int = 0
+    ) -> None:
         self._access = access
         self._clock = clock
         self._cache_ns = cache_ns
@@ -51,7 +54,8 @@ class Gate:
 
     async def read(self, address: Address, token: str) -> bytes | None:
         """Prove the right to read; return the store's copy, None if it is too long for a head."""
-        answer = await self._access.read(address.url, token, HEAD_VALUE_BYTES_MAX)
+        access = self._access[address.dialect]
+        answer = await access.read(address.url, token, HEAD_VALUE_BYTES_MAX)
         _check(answer)
         self._remember("read", address, token)
         return answer.body
@@ -60,8 +64,9 @@ class Gate:
         """Prove the right to read and to write."""
         if self._is_remembered("write", address, token):
             return
-        _check(await self._access.read(address.url, token, 0))
-        _check(await self._access.prove_write(address.url, token))
+        access = self._access[address.dialect]
+        _check(await access.read(address.url, token, 0))
+        _check(await access.prove_write(address.url, token))
         self._remember("write", address, token)
 
     def _is_remembered(self, right: str, address: Address, token: str) -> bool:

@@ -30,6 +30,7 @@ from holdfast.errors import (
     NotFoundError,
     UnavailableError,
 )
+from holdfast.heads.address import Dialect
 from holdfast.heads.advance import checkpoint_components
 from holdfast.heads.conf import HeadsSettings, parse_settings
 from holdfast.heads.gate import Gate
@@ -40,9 +41,11 @@ from holdfast.heads.probing import ProbeReport, probe_conditional_writes
 from holdfast.heads.rules import Transactions
 from holdfast.heads.service import Heads, Surroundings
 from holdfast.model.limits import KIB
-from holdfast.ports import Register
-from holdfast.stores.objects.s3 import S3Conditions, S3Keys
-from holdfast.stores.objects.swift import SwiftAccess
+from holdfast.ports import ObjectAccess, Register
+from holdfast.stores.objects.access import S3Access, SwiftAccess
+from holdfast.stores.objects.connection import StoreConnection
+from holdfast.stores.objects.s3 import S3Conditions
+from holdfast.stores.objects.s3_signature import S3Keys
 from holdfast.stores.registers.etcd import EtcdRegister
 from holdfast.stores.registers.etcd_client import EtcdClient, EtcdSettings
 from holdfast.stores.registers.sqlite import SqliteRegister
@@ -89,11 +92,15 @@ async def serve_heads(settings: HeadsSettings, announce: Callable[[str], None]) 
     store_context = _store_context(settings.store_ca_cert_file)
     register = open_register(settings)
     clock = SystemClock()
-    access = SwiftAccess(
+    connection = StoreConnection(
         timeout_s=settings.swift_timeout_s,
         connections_max=settings.swift_connection_pool_size,
         ca_context=store_context,
     )
+    access: dict[Dialect, ObjectAccess] = {
+        Dialect.SWIFT: SwiftAccess(connection),
+        Dialect.S3: S3Access(connection, clock, settings.store_region),
+    }
     transactions = Transactions(
         timeout_ns=int(settings.transaction_timeout_s * 1e9),
         pending_max=PENDING_MAX,
@@ -138,7 +145,7 @@ async def serve_heads(settings: HeadsSettings, announce: Callable[[str], None]) 
     finally:
         await heads.finish()
         await register.close()
-        await access.close()
+        await connection.close()
 
 
 def open_register(settings: HeadsSettings) -> Register:
@@ -180,11 +187,12 @@ def make_transaction_id() -> str:
 
 async def probe_store(url: str, keys: S3Keys) -> ProbeReport:
     """Race conditional writes below `url` and report whether heads could live there."""
-    objects = S3Conditions(url, keys, SystemClock(), timeout_s=PROBE_TIMEOUT_S)
+    connection = StoreConnection(timeout_s=PROBE_TIMEOUT_S, connections_max=WAITING_MAX)
     try:
+        objects = S3Conditions(url, keys, SystemClock(), connection)
         return await probe_conditional_writes(objects, SystemEntropy())
     finally:
-        await objects.close()
+        await connection.close()
 
 
 def keys_from_environment() -> S3Keys:

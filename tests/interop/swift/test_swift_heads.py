@@ -110,3 +110,29 @@ def test_deleted_head_stays_deleted_while_swift_serves_the_object_again(
         )
     assert direct.count(200) > 0
     assert set(through_heads) == {404}
+
+
+def test_rights_are_proven_at_the_s3_api_too(swift: Cluster, tmp_path: Path) -> None:
+    owner = swift.login("tester", "testing")
+    readable = owner | {"X-Container-Read": "test:reader"}
+    assert swift.ask("PUT", "/bucket", readable).status < 300
+    assert swift.ask("PUT", "/bucket/a%20name", owner, body=b"copy").status == 201
+    url = f"{swift.url}/bucket/a%20name"
+    writer, reader, stranger = "test:tester:testing", "test:reader:reading", "test:tester:wrong"
+    with running_service(
+        tmp_path / "heads", f"ICKPT.StoreEndpoints=s3+{swift.url}/bucket/"
+    ) as service:
+        copy = service("GET", "/", url, token=reader)
+        put = service("PUT", "/1", url, token=writer, body=b"v1")
+        refused = [
+            service("POST", "/1", url, token=token).status
+            for token in (reader, stranger, "no-colon")
+        ]
+        post = service("POST", "/1", url, token=writer)
+        got = service("GET", "/", url, token=reader)
+        log = service.log.read_text()
+
+    assert (copy.status, copy.body, put.status) == (200, b"copy", 204)
+    assert refused == [403, 403, 401]
+    assert (post.status, got.body) == (200, b"v1")
+    assert "testing" not in log

@@ -6,7 +6,7 @@ Method: spellings of one URL must give one key; ambiguous ones must be refused.
 import pytest
 
 from holdfast.errors import DeniedError, InvalidRequestError
-from holdfast.heads.address import parse_address, parse_realm
+from holdfast.heads.address import Dialect, parse_address, parse_realm
 
 REALMS = (
     parse_realm("http://Swift.example:80/v1|https://swift.example/v1/"),
@@ -111,3 +111,11 @@ def test_endpoint_without_path_allows_the_whole_host() -> None:
     assert parse_address("http://swift.example/any", (realm,)).key == (
         "ickpt/http://swift.example/any"
     )
+
+
+def test_store_that_speaks_s3_is_marked_so() -> None:
+    realm = parse_realm("s3+https://s3.example/bucket/")
+
+    address = parse_address("https://s3.example/bucket/o", (realm,))
+
+    assert (address.dialect, address.url) == (Dialect.S3, "https://s3.example/bucket/o")

@@ -10,7 +10,7 @@ from collections.abc import Coroutine, Iterator
 import pytest
 
 from holdfast.errors import HoldfastError, OutcomeUnknownError, StateError, UnavailableError
-from holdfast.heads.address import parse_realm
+from holdfast.heads.address import Dialect, parse_realm
 from holdfast.heads.gate import Gate, check_token
 from holdfast.heads.lanes import Lanes
 from holdfast.heads.model import Fate, Operation
@@ -39,9 +39,6 @@ class YesStore:
         self.asked.append("write")
         return StoreAnswer(201, b"")
 
-    async def close(self) -> None:
-        pass
-
 
 def _faults(*script: RegisterFault | None) -> Iterator[RegisterFault | None]:
     yield from script
@@ -57,7 +54,7 @@ class World:
         self.heads = Heads(
             Surroundings(
                 register=self.register,
-                gate=Gate(self.store, self.clock, cache_ns=cache_s * 10**9),
+                gate=Gate({Dialect.SWIFT: self.store}, self.clock, cache_ns=cache_s * 10**9),
                 realms=(parse_realm("http://store/"),),
                 transactions=Transactions(
                     timeout_ns=TIMEOUT_S * 10**9, pending_max=2, outcomes_max=10
