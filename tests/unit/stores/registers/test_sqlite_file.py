@@ -3,6 +3,7 @@
 Method: files of something else, of a newer format, damaged, unwritable; two instances on one file.
 """
 
+import asyncio
 import os
 import sqlite3
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from holdfast.errors import DeniedError, IntegrityError, StorageFailedError, UnsupportedError
 from holdfast.model.head import Advanced, Epoch, Refused, Revision
 from holdfast.stores.registers.sqlite import SqliteRegister
+from holdfast.testing.linearizability import Operation, Recorder, find_violation
 
 pytestmark = pytest.mark.anyio
 
@@ -58,6 +60,25 @@ async def test_two_instances_share_a_file(tmp_path: Path) -> None:
     assert await one.read("k") == second.state
     await one.close()
     await other.close()
+
+
+async def test_instances_together_are_linearizable(tmp_path: Path) -> None:
+    operations: list[Operation] = []
+    recorders = [Recorder(SqliteRegister(tmp_path / "h"), operations) for _ in range(3)]
+
+    async def work(client: int) -> None:
+        recorder = recorders[client % len(recorders)]
+        for number in range(40):
+            seen = await recorder.read("k")
+            assert seen is not None
+            await recorder.advance("k", seen, b"v", f"{client}-{number}")
+
+    await asyncio.gather(*(work(client) for client in range(6)))
+    for recorder in recorders:
+        await recorder.register.close()
+
+    assert find_violation(operations) is None
+    assert sum(operation.before != operation.after for operation in operations) >= 40
 
 
 def test_file_of_something_else_is_left_alone(tmp_path: Path) -> None:
