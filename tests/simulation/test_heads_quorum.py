@@ -76,6 +76,7 @@ async def _play(chance: random.Random, variant: Variant, instances_count: int) -
             instances,
             SimEntropy(chance.randrange(1 << 30)),
             components_of=components,
+            grace_s=0,
             rules=variant.rules,
         )
         for _ in range(4)

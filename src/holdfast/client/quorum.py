@@ -8,7 +8,8 @@ consensus: a compare-and-set over N services needs a register that they share.
 
 Invariants:
 
-1. No call waits for more than a majority, so a service that is down or slow holds up nobody.
+1. No call waits for more than a majority, but for the grace that a write gives the others to take
+   part: a service that is down or slow holds up nobody.
 2. A copy from the object store is no vote: a service that has been wiped does not take part.
 3. One refusal is no veto, and one yes no majority.
 4. Of a write that is neither known to be done nor known to be undone the caller is told so.
@@ -18,7 +19,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from holdfast.client.heads import HeadName, HeadsInstance, ServedHead
 from holdfast.errors import (
@@ -30,6 +31,8 @@ from holdfast.errors import (
     UnsupportedError,
 )
 from holdfast.ports import Entropy
+
+GRACE_S: Final = 0.25
 
 ComponentsOf = Callable[[bytes], tuple[int, ...]]
 ResultT = TypeVar("ResultT")
@@ -72,6 +75,16 @@ class _Answers:
     results: dict[int, object] = field(default_factory=dict)
     errors: dict[int, HoldfastError] = field(default_factory=dict)
 
+    def take(
+        self, done: "set[asyncio.Task[object]]", asked: "dict[asyncio.Task[object], int]"
+    ) -> None:
+        """Add what has come back, in the order of the instances."""
+        for task in sorted(done, key=asked.__getitem__):
+            try:
+                self.results[asked[task]] = task.result()
+            except HoldfastError as error:
+                self.errors[asked[task]] = error
+
 
 class QuorumClient:
     """Reads and writes heads at a majority of independent services."""
@@ -82,9 +95,11 @@ class QuorumClient:
         entropy: Entropy,
         *,
         components_of: ComponentsOf | None = None,
+        grace_s: float = GRACE_S,
         rules: QuorumRules | None = None,
     ) -> None:
         assert instances
+        self._grace_s = grace_s
         self._instances = instances
         self._entropy = entropy
         self._components_of = components_of
@@ -139,6 +154,7 @@ class QuorumClient:
             lambda instance: instance.prepare(name, transaction_id, value),
             range(len(self._instances)),
             self._is_enough,
+            self._grace_s,
         )
         if len(prepared.results) < self._majority:
             raise _no_quorum(prepared)
@@ -194,8 +210,11 @@ class QuorumClient:
         call: Callable[[HeadsInstance], Awaitable[object]],
         indexes: Sequence[int] | dict[int, object],
         is_enough: Callable[[_Answers], bool],
+        grace_s: float = 0.0,
     ) -> _Answers:
-        return await self._ask_until(lambda _, instance: call(instance), indexes, is_enough)
+        return await self._ask_until(
+            lambda _, instance: call(instance), indexes, is_enough, grace_s
+        )
 
     async def _ask_each(
         self,
@@ -210,8 +229,13 @@ class QuorumClient:
         call: Callable[[int, HeadsInstance], Awaitable[object]],
         indexes: Sequence[int] | dict[int, object],
         is_enough: Callable[[_Answers], bool],
+        grace_s: float = 0.0,
     ) -> _Answers:
-        """Ask many at once; return when enough is known. The others go on and are left alone."""
+        """Ask many at once; return when enough is known. The others go on and are left alone.
+
+        Args:
+            grace_s: How long the others are still waited for then.
+        """
         answers = _Answers()
         asked: dict[asyncio.Task[object], int] = {
             asyncio.ensure_future(_awaited(call(index, self._instances[index]))): index
@@ -220,11 +244,10 @@ class QuorumClient:
         waiting = set(asked)
         while waiting and not is_enough(answers):
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for task in sorted(done, key=asked.__getitem__):
-                try:
-                    answers.results[asked[task]] = task.result()
-                except HoldfastError as error:
-                    answers.errors[asked[task]] = error
+            answers.take(done, asked)
+        if waiting and grace_s:
+            done, waiting = await asyncio.wait(waiting, timeout=grace_s)
+            answers.take(done, asked)
         for task in waiting:
             self._stragglers.add(task)
             task.add_done_callback(self._let_go)

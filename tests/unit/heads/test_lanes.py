@@ -23,7 +23,7 @@ def test_bug_18_waiting_behind_a_slow_request_ends() -> None:
         holding = asyncio.create_task(_hold(lanes, "k", until))
         await asyncio.sleep(0)
         with pytest.raises(UnavailableError) as caught:
-            async with lanes.enter("k"):
+            async with asyncio.timeout(1), lanes.enter("k"):
                 pass
         assert caught.value.code == "head-busy"
         async with lanes.enter("other"):
@@ -44,7 +44,7 @@ def test_more_waiting_than_allowed_are_refused_at_once() -> None:
         tasks = [asyncio.create_task(_hold(lanes, "k", until)) for _ in range(5)]
         await asyncio.sleep(0)
         with pytest.raises(UnavailableError):
-            async with lanes.enter("k"):
+            async with asyncio.timeout(1), lanes.enter("k"):
                 pass
         until.set()
         await asyncio.gather(*tasks)
