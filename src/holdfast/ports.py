@@ -1,13 +1,15 @@
-"""What the outside must provide, with the contract of each: time, chance, directory trees.
+"""What the outside must provide, with the contract of each: time, chance, trees, registers.
 
 An adapter behind a port turns foreign exceptions into ours, here only. Each port has one contract
 suite in tests/contract that runs on every implementation, the simulated one included.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from enum import StrEnum
 from typing import NamedTuple, Protocol, TypeVar
 
 from holdfast.errors import HoldfastError
+from holdfast.model.head import AdvanceOutcome, Epoch, HeadState, Revision
 from holdfast.model.tree import FileKind, Metadata, MetadataLoss, Signature, Space, Stat
 
 Buffer = bytes | bytearray | memoryview
@@ -265,6 +267,64 @@ class Directory(ReadableDirectory, Protocol):
         ...
 
 
+class StoreAnswer(NamedTuple):
+    """What an object store answered to a request made with its caller's token."""
+
+    status: int
+    """Of HTTP; 2xx means that the caller may do what was tried."""
+    body: bytes | None
+    """None if it was longer than asked for."""
+
+
+class ObjectAccess(Protocol):
+    """Tries at an object store what a caller may do there, with the caller's own token.
+
+    Redirects are not followed: they are answers like others. Raises UnavailableError:
+    `store-unreachable` if no connection was possible or it broke, `store-slow` if time ran out.
+    """
+
+    async def read(self, url: str, token: str, limit_bytes: int) -> StoreAnswer:
+        """Read an object, the newest copy of those that answer."""
+        ...
+
+    async def prove_write(self, url: str, token: str) -> StoreAnswer:
+        """Write an empty object beside this one, which only who may write the one can."""
+        ...
+
+
+class ConditionalOutcome(StrEnum):
+    """What became of a conditional write."""
+
+    WON = "won"
+    LOST = "lost"
+    """The condition did not hold, or another write was under way."""
+    UNSUPPORTED = "unsupported"
+    """The store does not know the condition."""
+
+
+class ConditionalObjects(Protocol):
+    """Objects with conditional writes, as some stores have them and others say they have.
+
+    Raises UnavailableError if the store cannot be reached, DeniedError if it lets nobody in.
+    """
+
+    async def create(self, name: str, data: bytes) -> ConditionalOutcome:
+        """Write an object only if there is none of this name."""
+        ...
+
+    async def replace(self, name: str, data: bytes, etag: str) -> ConditionalOutcome:
+        """Write an object only if its present one has this ETag."""
+        ...
+
+    async def read(self, name: str) -> tuple[bytes, str]:
+        """Return an object and its ETag; NotFoundError if there is none."""
+        ...
+
+    async def delete(self, name: str) -> None:
+        """Remove an object if it is there."""
+        ...
+
+
 class Pace(Protocol):
     """A rate limit and a stop sign shared by all workers of a task, changeable while they run."""
 
@@ -317,4 +377,61 @@ class StartWorkers(Protocol):
         self, function: Callable[[InT], OutT], *, entries: int, size_bytes: int
     ) -> Workers[InT, OutT]:
         """Return workers that run `function`."""
+        ...
+
+
+class Register(Protocol):
+    """Small values under keys, read and advanced linearizably; the invariants of model/head.py.
+
+    A read that begins after an advance was answered sees it or something later, whoever asks and
+    through whichever instance. Any call may raise UnavailableError: then nothing happened, and a
+    StorageFailedError (`register-failed`): then this instance is done for and must be reopened.
+    """
+
+    async def read(self, key: str) -> HeadState:
+        """Return the current state; ABSENT if the key was never written."""
+        ...
+
+    async def advance(
+        self,
+        key: str,
+        *,
+        expected: Revision,
+        value: bytes | None,
+        epoch: Epoch,
+        write_id: str,
+    ) -> AdvanceOutcome:
+        """Put a state after the one at `expected`, or say why not; durable when this returns.
+
+        The same call again, with the same arguments, is answered with what it did the first time as
+        long as that state is kept. Cancelling the call leaves the outcome unknown.
+
+        Args:
+            expected: The revision of the state it follows; 0 if the key was never written.
+            value: At most HEAD_VALUE_BYTES_MAX bytes; None deletes and leaves a tombstone.
+            epoch: Not below the current state's, or it is refused.
+            write_id: Unique to this advance; never used with other arguments.
+
+        Raises:
+            InvalidRequestError: Key, value, epoch or write id is over its limit.
+        """
+        ...
+
+    async def history(self, key: str, limit: int) -> list[HeadState]:
+        """Return up to `limit` states, the current one first, as far back as they are kept."""
+        ...
+
+    async def list_keys(self, prefix: str, after: str, limit: int) -> list[str]:
+        """Return up to `limit` keys with this prefix and greater than `after`, in order.
+
+        The order is that of the keys' UTF-8 bytes. Keys with a tombstone are among them.
+        """
+        ...
+
+    async def check(self) -> None:
+        """Make a real commit; raise UnavailableError if an advance would not get through now."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what was accepted, then release everything. Calls after that are refused."""
         ...

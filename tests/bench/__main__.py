@@ -134,6 +134,7 @@ class Bench:
             "WORK": str(self._work),
             "HOLDFAST": self._holdfast,
             "HOLDFAST_STATE": str(directory / "state"),
+            "SAMPLE": str(directory / "sample"),
             "CORES": str(len(os.sched_getaffinity(0))),
         }
 

@@ -27,6 +27,9 @@ def run_script(
 ) -> Sample:
     """Run a bash script in a session of its own and wait for all of it.
 
+    A script that writes a number of seconds into the file $SAMPLE has measured itself: that is its
+    wall time, start of the interpreter and the like left out.
+
     Raises:
         RunFailedError: With the end of what it wrote to stderr.
     """
@@ -54,6 +57,8 @@ def run_script(
         said = file.read()[-2000:].decode("utf-8", "replace").strip()
     if process.returncode != 0:
         raise RunFailedError(f"exit {process.returncode} after {wall_s:.1f} s: {said}")
+    if "SAMPLE" in environment and os.path.exists(environment["SAMPLE"]):
+        wall_s = float(Path(environment["SAMPLE"]).read_text())
     return Sample(wall_s=wall_s, cpu_s=usage.ru_utime + usage.ru_stime, rss_bytes_max=rss_bytes_max)
 
 

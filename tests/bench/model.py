@@ -55,7 +55,8 @@ class Dataset:
 class Contender:
     """One way to do the work.
 
-    Its script is bash, with $SRC, $DST, $WORK (of the workload, shared), $HOLDFAST and $CORES.
+    Its script is bash, with $SRC, $DST, $WORK (of the workload, shared), $HOLDFAST and $CORES, and
+    $SAMPLE, for scripts that measure themselves.
     """
 
     name: str

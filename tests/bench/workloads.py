@@ -97,6 +97,36 @@ def _memory_workload(name: str, files_count: int) -> Workload:
     )
 
 
+def _heads_workload(figure: str, title: str) -> Workload:
+    """Return a workload of commits by 1, 8 and 64 clients, on SQLite and on etcd."""
+    contenders = []
+    for clients_count, commits_count in ((1, 4000), (8, 8000), (64, 16_000)):
+        plural = "s" if clients_count > 1 else ""
+        names = {
+            kind: f"{name}, {clients_count} client{plural}" for kind, name in _HEAD_STORES.items()
+        }
+        for kind, name in names.items():
+            load = f"tests.bench.heads_load {kind} {figure} {clients_count} {commits_count}"
+            script = f'"$(dirname "$HOLDFAST")/python" -m {load} "$DST"'
+            if kind == "sqlite":
+                contenders.append(Contender(name=name, script=script))
+            else:
+                against, goal = names["sqlite"], 1.0
+                contenders.append(
+                    Contender(
+                        name=name, script=script, programs=("etcd",), against=against, goal=goal
+                    )
+                )
+    return Workload(
+        name=f"heads-{figure}" if figure != "wall" else "heads-commit",
+        title=title,
+        dataset=Dataset(files_count=1, size_bytes=67, directories_count=1),
+        contenders=tuple(contenders),
+    )
+
+
+_HEAD_STORES = {"sqlite": "holdfast", "etcd": "etcd 3.4"}
+
 WORKLOADS = (
     Workload(
         name="copy-large",
@@ -185,4 +215,11 @@ WORKLOADS = (
     _memory_workload("memory-10k", 10_000),
     _memory_workload("memory-100k", 100_000),
     _memory_workload("memory-1m", 1_000_000),
+    _heads_workload(
+        "wall", "commit 4,000, 8,000 and 16,000 heads from 1, 8 and 64 clients, each durable"
+    ),
+    _heads_workload(
+        "p99",
+        "99th percentile of the time of one commit from 1, 8 and 64 clients, middle of ten tenths",
+    ),
 )

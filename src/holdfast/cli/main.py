@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from holdfast import __version__
-from holdfast.cli import proofs, tasks, trees
+from holdfast.cli import heads, proofs, tasks, trees
 from holdfast.cli.demo import demo
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.command()(trees.verify)
 app.command()(trees.repair)
 app.add_typer(proofs.app, name="proof")
 app.add_typer(tasks.app, name="tasks")
+app.add_typer(heads.app, name="heads")
 
 
 def _print_version(wanted: bool) -> None:

@@ -19,7 +19,7 @@ BLOCK_BYTES: Final = 1 * MIB
 FILE_BYTES_LARGE: Final = 8 * MIB
 """From here on a file is a batch of its own, is resumed inside, and shows progress inside."""
 BATCH_FILES_MAX: Final = 2048
-"""Files made durable by one flush of the file system; up to twice as many to end with a directory."""
+"""Files made durable by one flush; up to twice as many, so as to end with a directory."""
 BATCH_BYTES_MAX: Final = 64 * MIB
 FLUSH_EACH_MAX: Final = 4
 """A batch up to this many files is flushed file by file: flushing the file system costs more."""
@@ -45,6 +45,22 @@ TASK_REQUEST_BYTES_MAX: Final = 64 * KIB
 TASK_EVENTS_MAX: Final = 10_000
 """Events kept for one task; older ones make room."""
 
+HEAD_VALUE_BYTES_MAX: Final = 4 * KIB
+HEAD_KEY_BYTES_MAX: Final = 2 * KIB
+"""Longest key of a register, in UTF-8."""
+WRITE_ID_BYTES_MAX: Final = 128
+HEAD_HISTORY_MAX: Final = 64
+"""States kept for one key, the current one included; a repeated advance is known that long."""
+HEAD_KEYS_PAGE_MAX: Final = 1000
+"""Keys answered by one call that lists them."""
+REGISTER_QUEUE_MAX: Final = 4096
+"""Advances waiting for one register; more are refused at once."""
+REGISTER_BATCH_MAX: Final = 512
+"""Advances made durable by one commit."""
+ETCD_MESSAGE_BYTES_MAX: Final = 16 * MIB
+"""Longest answer, or message of a watch, taken from etcd."""
+
+assert REGISTER_BATCH_MAX <= REGISTER_QUEUE_MAX
 assert FILE_BYTES_LARGE <= BATCH_BYTES_MAX
 assert BLOCK_BYTES <= FILE_BYTES_LARGE
 assert FLUSH_EACH_MAX < BATCH_FILES_MAX

@@ -1,0 +1,1 @@
+"""Facet: heads, the small linearizable names of what is current."""

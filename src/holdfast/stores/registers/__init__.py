@@ -1,0 +1,1 @@
+"""Adapters behind the port Register: SQLite for one instance, etcd for several."""
