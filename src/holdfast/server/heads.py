@@ -5,11 +5,14 @@ Invariants:
 1. Both ports are bound before anything is served or said to be; a port in use is an error.
 2. SIGTERM and SIGINT: no new connection is taken, requests under way are answered, every commit
    that began is ended, then the register is closed.
-3. SIGHUP loads the certificates anew for connections to come; if they do not load, nothing changes.
+3. A register that failed ends the service with its error: what was under way is answered, and only
+   opening it anew recovers.
+4. SIGHUP loads the certificates anew for connections to come; if they do not load, nothing changes.
 """
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -28,6 +31,7 @@ from holdfast.errors import (
     DeniedError,
     InvalidRequestError,
     NotFoundError,
+    StorageFailedError,
     UnavailableError,
 )
 from holdfast.heads.address import Dialect
@@ -101,6 +105,13 @@ async def serve_heads(settings: HeadsSettings, announce: Callable[[str], None]) 
         Dialect.SWIFT: SwiftAccess(connection),
         Dialect.S3: S3Access(connection, clock, settings.store_region),
     }
+    servers: list[_Server] = []
+    failures: list[StorageFailedError] = []
+
+    def fail(error: StorageFailedError) -> None:
+        failures.append(error)
+        _stop(servers)
+
     transactions = Transactions(
         timeout_ns=int(settings.transaction_timeout_s * 1e9),
         pending_max=PENDING_MAX,
@@ -123,12 +134,13 @@ async def serve_heads(settings: HeadsSettings, announce: Callable[[str], None]) 
             clock=clock,
             entropy=SystemEntropy(),
             commit_timeout_s=settings.commit_timeout_s,
+            on_failure=fail,
             components_of=checkpoint_components if settings.monotonic else None,
         )
     )
     metrics = Metrics(lambda: transactions.pending_count)
     routes = IckptRoutes(heads, metrics, clock, settings.body_limit_bytes)
-    servers = [
+    servers += [
         _Server(_config(routes, tls)),
         _Server(_config(admin_application(heads, metrics), None)),
     ]
@@ -146,6 +158,8 @@ async def serve_heads(settings: HeadsSettings, announce: Callable[[str], None]) 
         await heads.finish()
         await register.close()
         await connection.close()
+    if failures:
+        raise failures[0]
 
 
 def open_register(settings: HeadsSettings) -> Register:
@@ -294,19 +308,24 @@ class _Server(uvicorn.Server):
         yield
 
 
+def _stop(servers: list[_Server]) -> None:
+    for server in servers:
+        server.should_exit = True
+
+
 @contextlib.contextmanager
 def _signals(servers: list[_Server], tls: _Certificates | None) -> Iterator[None]:
     loop = asyncio.get_running_loop()
-
-    def stop() -> None:
-        for server in servers:
-            server.should_exit = True
 
     def hang_up() -> None:
         if tls is not None:
             tls.reload()
 
-    actions = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: hang_up}
+    actions: dict[signal.Signals, Callable[[], None]] = {
+        signal.SIGTERM: functools.partial(_stop, servers),
+        signal.SIGINT: functools.partial(_stop, servers),
+        signal.SIGHUP: hang_up,
+    }
     for number, action in actions.items():
         loop.add_signal_handler(number, action)
     try:
