@@ -27,7 +27,7 @@ class _Waiting(Generic[JobT, ResultT]):
 
 
 class Lane(Generic[JobT, ResultT]):
-    """Owns one thread; any number of loops hand it jobs, and all have done so when one closes it."""
+    """Owns one thread. Any number of loops hand it jobs; one closes it, after the others ended."""
 
     def __init__(
         self,
