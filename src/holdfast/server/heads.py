@@ -93,18 +93,12 @@ async def serve_heads(settings: HeadsSettings, announce: Callable[[str], None]) 
     service_socket = _bind(settings.listen_address, settings.port)
     admin_socket = _bind(settings.admin_listen_address, settings.admin_port)
     tls = _Certificates(settings) if settings.is_tls else None
-    store_context = _store_context(settings.store_ca_cert_file)
-    register = open_register(settings)
-    clock = SystemClock()
     connection = StoreConnection(
         timeout_s=settings.swift_timeout_s,
         connections_max=settings.swift_connection_pool_size,
-        ca_context=store_context,
+        ca_context=_store_context(settings.store_ca_cert_file),
     )
-    access: dict[Dialect, ObjectAccess] = {
-        Dialect.SWIFT: SwiftAccess(connection),
-        Dialect.S3: S3Access(connection, clock, settings.store_region),
-    }
+    register = open_register(settings)
     servers: list[_Server] = []
     failures: list[StorageFailedError] = []
 
@@ -112,34 +106,10 @@ async def serve_heads(settings: HeadsSettings, announce: Callable[[str], None]) 
         failures.append(error)
         _stop(servers)
 
-    transactions = Transactions(
-        timeout_ns=int(settings.transaction_timeout_s * 1e9),
-        pending_max=PENDING_MAX,
-        outcomes_max=OUTCOMES_MAX,
-    )
-    heads = Heads(
-        Surroundings(
-            register=register,
-            gate=Gate(access, clock, cache_ns=int(settings.token_cache_time_s * 1e9)),
-            realms=settings.realms,
-            transactions=transactions,
-            store_lanes=Lanes(
-                width=settings.swift_connection_pool_size // 8,
-                waiting_max=WAITING_MAX,
-                timeout_s=settings.swift_timeout_s,
-            ),
-            commit_lanes=Lanes(
-                width=1, waiting_max=WAITING_MAX, timeout_s=settings.commit_timeout_s
-            ),
-            clock=clock,
-            entropy=SystemEntropy(),
-            commit_timeout_s=settings.commit_timeout_s,
-            on_failure=fail,
-            components_of=checkpoint_components if settings.monotonic else None,
-        )
-    )
-    metrics = Metrics(lambda: transactions.pending_count)
-    routes = IckptRoutes(heads, metrics, clock, settings.body_limit_bytes)
+    around = _surroundings(settings, register, connection, fail)
+    heads = Heads(around)
+    metrics = Metrics(lambda: around.transactions.pending_count)
+    routes = IckptRoutes(heads, metrics, around.clock, settings.body_limit_bytes)
     servers += [
         _Server(_config(routes, tls)),
         _Server(_config(admin_application(heads, metrics), None)),
@@ -147,10 +117,9 @@ async def serve_heads(settings: HeadsSettings, announce: Callable[[str], None]) 
     if not settings.realms:
         _log.warning("no StoreEndpoints are set: every request will be answered 403")
     scheme = "https" if tls else "http"
-    urls = f"{_url(scheme, service_socket)} admin {_url('http', admin_socket)}"
     try:
         with _signals(servers, tls):
-            announce(urls)
+            announce(f"{_url(scheme, service_socket)} admin {_url('http', admin_socket)}")
             await asyncio.gather(
                 servers[0].serve([service_socket]), servers[1].serve([admin_socket])
             )
@@ -160,6 +129,40 @@ async def serve_heads(settings: HeadsSettings, announce: Callable[[str], None]) 
         await connection.close()
     if failures:
         raise failures[0]
+
+
+def _surroundings(
+    settings: HeadsSettings,
+    register: Register,
+    connection: StoreConnection,
+    on_failure: Callable[[StorageFailedError], None],
+) -> Surroundings:
+    clock = SystemClock()
+    access: dict[Dialect, ObjectAccess] = {
+        Dialect.SWIFT: SwiftAccess(connection),
+        Dialect.S3: S3Access(connection, clock, settings.store_region),
+    }
+    return Surroundings(
+        register=register,
+        gate=Gate(access, clock, cache_ns=int(settings.token_cache_time_s * 1e9)),
+        realms=settings.realms,
+        transactions=Transactions(
+            timeout_ns=int(settings.transaction_timeout_s * 1e9),
+            pending_max=PENDING_MAX,
+            outcomes_max=OUTCOMES_MAX,
+        ),
+        store_lanes=Lanes(
+            width=settings.swift_connection_pool_size // 8,
+            waiting_max=WAITING_MAX,
+            timeout_s=settings.swift_timeout_s,
+        ),
+        commit_lanes=Lanes(width=1, waiting_max=WAITING_MAX, timeout_s=settings.commit_timeout_s),
+        clock=clock,
+        entropy=SystemEntropy(),
+        commit_timeout_s=settings.commit_timeout_s,
+        on_failure=on_failure,
+        components_of=checkpoint_components if settings.monotonic else None,
+    )
 
 
 def open_register(settings: HeadsSettings) -> Register:
