@@ -73,7 +73,9 @@ def test_acknowledged_survives_kills(tmp_path: Path, kills_count: int) -> None:
             assert process.stdout is not None
             wanted, said = chance.randint(20, 400), b""
             while said.count(b"\nack ") < wanted:
-                said += os.read(process.stdout.fileno(), 65536)
+                piece = os.read(process.stdout.fileno(), 65536)
+                assert piece, "the load ended by itself"
+                said += piece
             # The pipe holds what is said meanwhile; who waits for room in it says less.
             time.sleep(chance.uniform(0.0, 0.02))
             process.kill()
