@@ -71,16 +71,21 @@ def test_acknowledged_survives_kills(tmp_path: Path, kills_count: int) -> None:
         command = load_command(path, 100_000, f"r{number}")
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
-            # The pipe holds what is said meanwhile; a process that waits for room in it says less.
-            time.sleep(chance.uniform(0.0, 0.12))
+            wanted, said = chance.randint(20, 400), b""
+            while said.count(b"\nack ") < wanted:
+                piece = os.read(process.stdout.fileno(), 65536)
+                assert piece, "the load ended by itself"
+                said += piece
+            # The pipe holds what is said meanwhile; who waits for room in it says less.
+            time.sleep(chance.uniform(0.0, 0.02))
             process.kill()
-            said = process.stdout.read().decode()
-        lines += said[: said.rfind("\n") + 1].splitlines()
+            said += process.stdout.read()
+        # The last line may be torn, by the kill.
+        lines += said[: said.rfind(b"\n") + 1].decode().splitlines()
 
         check_promises(lines, look(path))
     asyncio.run(check_repeats(path, lines))
-    assert check_promises(lines, look(path)) > 20 * kills_count
+    assert check_promises(lines, look(path)) >= 20 * kills_count
 
 
 async def check_repeats(path: Path, lines: list[str]) -> None:

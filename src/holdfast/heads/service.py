@@ -25,6 +25,7 @@ from holdfast.errors import (
     NotFoundError,
     OutcomeUnknownError,
     StateError,
+    StorageFailedError,
     UnavailableError,
     UnsupportedError,
 )
@@ -85,6 +86,8 @@ class Surroundings:
     clock: Clock
     entropy: Entropy
     commit_timeout_s: float
+    on_failure: Callable[[StorageFailedError], None]
+    """Told that the register is done for: only a restart helps."""
     components_of: ComponentsOf | None = None
     """Set: values of a head only grow."""
 
@@ -240,6 +243,9 @@ class Heads:
         try:
             async with asyncio.timeout(self._around.commit_timeout_s):
                 return await call
+        except StorageFailedError as error:
+            self._around.on_failure(error)
+            raise
         except TimeoutError:
             raise UnavailableError(
                 "the register did not answer in time",
@@ -268,6 +274,9 @@ class Heads:
                 outcome = await self._advance(key, transaction)
         except TimeoutError:
             pass
+        except StorageFailedError as error:
+            self._around.on_failure(error)
+            raise
         finally:
             # Whatever was raised, the transaction must not stay as it was: at worst it is in doubt.
             answer = self._transactions.end_commit(key, transaction, outcome)

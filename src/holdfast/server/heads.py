@@ -5,11 +5,14 @@ Invariants:
 1. Both ports are bound before anything is served or said to be; a port in use is an error.
 2. SIGTERM and SIGINT: no new connection is taken, requests under way are answered, every commit
    that began is ended, then the register is closed.
-3. SIGHUP loads the certificates anew for connections to come; if they do not load, nothing changes.
+3. A register that failed ends the service with its error: what was under way is answered, and only
+   opening it anew recovers.
+4. SIGHUP loads the certificates anew for connections to come; if they do not load, nothing changes.
 """
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -28,6 +31,7 @@ from holdfast.errors import (
     DeniedError,
     InvalidRequestError,
     NotFoundError,
+    StorageFailedError,
     UnavailableError,
 )
 from holdfast.heads.address import Dialect
@@ -89,56 +93,33 @@ async def serve_heads(settings: HeadsSettings, announce: Callable[[str], None]) 
     service_socket = _bind(settings.listen_address, settings.port)
     admin_socket = _bind(settings.admin_listen_address, settings.admin_port)
     tls = _Certificates(settings) if settings.is_tls else None
-    store_context = _store_context(settings.store_ca_cert_file)
-    register = open_register(settings)
-    clock = SystemClock()
     connection = StoreConnection(
         timeout_s=settings.swift_timeout_s,
         connections_max=settings.swift_connection_pool_size,
-        ca_context=store_context,
+        ca_context=_store_context(settings.store_ca_cert_file),
     )
-    access: dict[Dialect, ObjectAccess] = {
-        Dialect.SWIFT: SwiftAccess(connection),
-        Dialect.S3: S3Access(connection, clock, settings.store_region),
-    }
-    transactions = Transactions(
-        timeout_ns=int(settings.transaction_timeout_s * 1e9),
-        pending_max=PENDING_MAX,
-        outcomes_max=OUTCOMES_MAX,
-    )
-    heads = Heads(
-        Surroundings(
-            register=register,
-            gate=Gate(access, clock, cache_ns=int(settings.token_cache_time_s * 1e9)),
-            realms=settings.realms,
-            transactions=transactions,
-            store_lanes=Lanes(
-                width=settings.swift_connection_pool_size // 8,
-                waiting_max=WAITING_MAX,
-                timeout_s=settings.swift_timeout_s,
-            ),
-            commit_lanes=Lanes(
-                width=1, waiting_max=WAITING_MAX, timeout_s=settings.commit_timeout_s
-            ),
-            clock=clock,
-            entropy=SystemEntropy(),
-            commit_timeout_s=settings.commit_timeout_s,
-            components_of=checkpoint_components if settings.monotonic else None,
-        )
-    )
-    metrics = Metrics(lambda: transactions.pending_count)
-    routes = IckptRoutes(heads, metrics, clock, settings.body_limit_bytes)
-    servers = [
+    register = open_register(settings)
+    servers: list[_Server] = []
+    failures: list[StorageFailedError] = []
+
+    def fail(error: StorageFailedError) -> None:
+        failures.append(error)
+        _stop(servers)
+
+    around = _surroundings(settings, register, connection, fail)
+    heads = Heads(around)
+    metrics = Metrics(lambda: around.transactions.pending_count)
+    routes = IckptRoutes(heads, metrics, around.clock, settings.body_limit_bytes)
+    servers += [
         _Server(_config(routes, tls)),
         _Server(_config(admin_application(heads, metrics), None)),
     ]
     if not settings.realms:
         _log.warning("no StoreEndpoints are set: every request will be answered 403")
     scheme = "https" if tls else "http"
-    urls = f"{_url(scheme, service_socket)} admin {_url('http', admin_socket)}"
     try:
         with _signals(servers, tls):
-            announce(urls)
+            announce(f"{_url(scheme, service_socket)} admin {_url('http', admin_socket)}")
             await asyncio.gather(
                 servers[0].serve([service_socket]), servers[1].serve([admin_socket])
             )
@@ -146,6 +127,42 @@ async def serve_heads(settings: HeadsSettings, announce: Callable[[str], None]) 
         await heads.finish()
         await register.close()
         await connection.close()
+    if failures:
+        raise failures[0]
+
+
+def _surroundings(
+    settings: HeadsSettings,
+    register: Register,
+    connection: StoreConnection,
+    on_failure: Callable[[StorageFailedError], None],
+) -> Surroundings:
+    clock = SystemClock()
+    access: dict[Dialect, ObjectAccess] = {
+        Dialect.SWIFT: SwiftAccess(connection),
+        Dialect.S3: S3Access(connection, clock, settings.store_region),
+    }
+    return Surroundings(
+        register=register,
+        gate=Gate(access, clock, cache_ns=int(settings.token_cache_time_s * 1e9)),
+        realms=settings.realms,
+        transactions=Transactions(
+            timeout_ns=int(settings.transaction_timeout_s * 1e9),
+            pending_max=PENDING_MAX,
+            outcomes_max=OUTCOMES_MAX,
+        ),
+        store_lanes=Lanes(
+            width=settings.swift_connection_pool_size // 8,
+            waiting_max=WAITING_MAX,
+            timeout_s=settings.swift_timeout_s,
+        ),
+        commit_lanes=Lanes(width=1, waiting_max=WAITING_MAX, timeout_s=settings.commit_timeout_s),
+        clock=clock,
+        entropy=SystemEntropy(),
+        commit_timeout_s=settings.commit_timeout_s,
+        on_failure=on_failure,
+        components_of=checkpoint_components if settings.monotonic else None,
+    )
 
 
 def open_register(settings: HeadsSettings) -> Register:
@@ -294,19 +311,24 @@ class _Server(uvicorn.Server):
         yield
 
 
+def _stop(servers: list[_Server]) -> None:
+    for server in servers:
+        server.should_exit = True
+
+
 @contextlib.contextmanager
 def _signals(servers: list[_Server], tls: _Certificates | None) -> Iterator[None]:
     loop = asyncio.get_running_loop()
-
-    def stop() -> None:
-        for server in servers:
-            server.should_exit = True
 
     def hang_up() -> None:
         if tls is not None:
             tls.reload()
 
-    actions = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: hang_up}
+    actions: dict[signal.Signals, Callable[[], None]] = {
+        signal.SIGTERM: functools.partial(_stop, servers),
+        signal.SIGINT: functools.partial(_stop, servers),
+        signal.SIGHUP: hang_up,
+    }
     for number, action in actions.items():
         loop.add_signal_handler(number, action)
     try:

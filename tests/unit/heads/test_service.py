@@ -9,7 +9,13 @@ from collections.abc import Coroutine, Iterator
 
 import pytest
 
-from holdfast.errors import HoldfastError, OutcomeUnknownError, StateError, UnavailableError
+from holdfast.errors import (
+    HoldfastError,
+    OutcomeUnknownError,
+    StateError,
+    StorageFailedError,
+    UnavailableError,
+)
 from holdfast.heads.address import Dialect, parse_realm
 from holdfast.heads.gate import Gate, check_token
 from holdfast.heads.lanes import Lanes
@@ -50,6 +56,7 @@ class World:
     def __init__(self, *script: RegisterFault | None, cache_s: int = 0) -> None:
         self.clock = SimClock()
         self.store = YesStore()
+        self.failures: list[StorageFailedError] = []
         self.register = SimRegister(_faults(*script))
         self.heads = Heads(
             Surroundings(
@@ -64,6 +71,7 @@ class World:
                 clock=self.clock,
                 entropy=SimEntropy(1),
                 commit_timeout_s=5,
+                on_failure=self.failures.append,
             )
         )
 

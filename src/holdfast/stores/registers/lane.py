@@ -27,7 +27,7 @@ class _Waiting(Generic[JobT, ResultT]):
 
 
 class Lane(Generic[JobT, ResultT]):
-    """Owns one thread; any number of loops may hand it jobs."""
+    """Owns one thread. Any number of loops hand it jobs; one closes it, after the others ended."""
 
     def __init__(
         self,
@@ -46,21 +46,22 @@ class Lane(Generic[JobT, ResultT]):
         self._name = name
         self._work = work
         self._batch_max = batch_max
-        self._queue: queue.Queue[_Waiting[JobT, ResultT] | None] = queue.Queue(queue_max)
+        self._queue_max = queue_max
+        # Several times as fast as the Queue that has a limit of its own.
+        self._queue: queue.SimpleQueue[_Waiting[JobT, ResultT] | None] = queue.SimpleQueue()
         self._is_open = True
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     async def submit(self, job: JobT) -> ResultT:
         """Hand over a job and wait for its answer; UnavailableError if it cannot be accepted."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[ResultT] = loop.create_future()
         if not self._is_open:
             raise _unavailable(self._name, "is closed", "register-closed")
-        try:
-            self._queue.put_nowait(_Waiting(job, future, loop))
-        except queue.Full:
-            raise _unavailable(self._name, "has too much waiting", "register-busy") from None
+        if self._queue.qsize() >= self._queue_max:
+            raise _unavailable(self._name, "has too much waiting", "register-busy")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[ResultT] = loop.create_future()
+        self._queue.put(_Waiting(job, future, loop))
         return await future
 
     async def close(self) -> None:
