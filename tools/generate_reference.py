@@ -87,6 +87,13 @@ COMMANDS = (
     ("tasks", "show"),
     ("tasks", "limit"),
     ("tasks", "cancel"),
+    ("heads", "serve"),
+    ("heads", "get"),
+    ("heads", "put"),
+    ("heads", "delete"),
+    ("heads", "history"),
+    ("heads", "status"),
+    ("heads", "probe"),
 )
 
 
