@@ -3,7 +3,6 @@
 The HTTP libraries are imported by the commands that use them: all others start without.
 """
 
-import asyncio
 import json as json_text
 import logging
 import os
@@ -296,6 +295,8 @@ def _run(command: Callable[[], Awaitable[int]], *, json: bool) -> None:
         return await command()
 
     try:
+        import asyncio
+
         code = asyncio.run(awaited())
     except BrokenPipeError:
         sys.stderr.close()
