@@ -1,10 +1,11 @@
-"""What holds for every test: how chance is used, and what runs coroutines.
+"""What holds for every test: how chance is used, what runs coroutines, and that Ctrl-C works.
 
 By hand every run of a property looks at other examples, so that over the days many are seen. In CI
 the same ones are looked at each time, so that a change is judged by what it changed.
 """
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -12,6 +13,10 @@ from hypothesis import settings
 settings.register_profile("fresh", print_blob=True)
 settings.register_profile("same", derandomize=True, print_blob=True)
 settings.load_profile("same" if os.environ.get("CI") else "fresh")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell has a job in the background ignore Ctrl-C, and what a test starts would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -105,7 +105,8 @@ class KilledCopy:
     def check_written(self) -> None:
         """No block was written twice but those in flight when a run was killed."""
         lost = self.kills * (JOBS * WINDOW_BYTES + BOOKS_BYTES)
-        assert self.due_bytes <= self.written_bytes <= self.due_bytes + lost, self.seed
+        figures = (self.seed, self.due_bytes, self.written_bytes, lost)
+        assert self.due_bytes <= self.written_bytes <= self.due_bytes + lost, figures
 
     def _has_all(self) -> bool:
         """Say whether a copy that was killed had already copied everything."""
