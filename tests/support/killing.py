@@ -106,7 +106,10 @@ class KilledCopy:
         """No block was written twice but those in flight when a run was killed."""
         lost = self.kills * (JOBS * WINDOW_BYTES + BOOKS_BYTES)
         figures = (self.seed, self.due_bytes, self.written_bytes, lost)
-        assert self.due_bytes <= self.written_bytes <= self.due_bytes + lost, figures
+        assert self.written_bytes <= self.due_bytes + lost, figures
+        if self.group:
+            # Else workers may write a little more, unseen, before they die after their coordinator.
+            assert self.due_bytes <= self.written_bytes, figures
 
     def _has_all(self) -> bool:
         """Say whether a copy that was killed had already copied everything."""
