@@ -63,9 +63,12 @@ def parse_percent(text: str) -> float | None:
 
 
 def parse_jobs(jobs: int | None) -> int:
-    """Return how many workers to use; as many as this process has processors without a wish."""
+    """Return how many workers to use; without a wish one more than this process has processors.
+
+    One of them mostly waits for the disk.
+    """
     if jobs is None:
-        return min(JOBS_MAX, len(os.sched_getaffinity(0)))
+        return min(JOBS_MAX, len(os.sched_getaffinity(0)) + 1)
     if not 1 <= jobs <= JOBS_MAX:
         raise InvalidRequestError(
             f"{jobs} workers cannot be used",

@@ -31,7 +31,7 @@ TargetTree = Annotated[str, typer.Argument(metavar="TARGET", help="Tree to make 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and no progress.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Jobs = Annotated[
-    int | None, typer.Option("--jobs", "-j", help="Worker processes. [default: one a processor]")
+    int | None, typer.Option("--jobs", "-j", help="Worker processes. [default: processors + 1]")
 ]
 Rate = Annotated[
     str | None, typer.Option("--bwlimit", metavar="RATE", help="Bytes a second, such as 50M.")
