@@ -62,13 +62,13 @@ def parse_percent(text: str) -> float | None:
     return value if 0 <= value <= 100 else None
 
 
-def parse_jobs(jobs: int | None) -> int:
-    """Return how many workers to use; without a wish one more than this process has processors.
+def parse_jobs(jobs: int | None, *, waits_for_disk: bool = True) -> int:
+    """Return how many workers to use; without a wish as many as this process has processors.
 
-    One of them mostly waits for the disk.
+    And one more where one of them mostly waits for the disk.
     """
     if jobs is None:
-        return min(JOBS_MAX, len(os.sched_getaffinity(0)) + 1)
+        return min(JOBS_MAX, len(os.sched_getaffinity(0)) + waits_for_disk)
     if not 1 <= jobs <= JOBS_MAX:
         raise InvalidRequestError(
             f"{jobs} workers cannot be used",

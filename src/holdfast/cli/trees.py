@@ -178,7 +178,7 @@ def verify(
             services.give_way()
         with session.progress(services, json=json, quiet=quiet) as listener:
             manner = Manner(
-                jobs=parse_jobs(jobs),
+                jobs=parse_jobs(jobs, waits_for_disk=cache is CacheUse.DROP),
                 rate_bytes_per_s=parse_size(bwlimit, what="rate") if bwlimit else None,
                 prove=write_proof is not None,
                 proof_path=write_proof.absolute() if write_proof else None,
