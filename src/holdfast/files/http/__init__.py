@@ -1,0 +1,1 @@
+"""The HTTP face of live migration: Sidecar's routes as they are, and ours beside them."""
