@@ -4,13 +4,21 @@ An adapter behind a port turns foreign exceptions into ours, here only. Each por
 suite in tests/contract that runs on every implementation, the simulated one included.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import NamedTuple, Protocol, TypeVar
 
 from holdfast.errors import HoldfastError
 from holdfast.model.head import AdvanceOutcome, Epoch, HeadState, Revision
-from holdfast.model.tree import FileKind, Metadata, MetadataLoss, Signature, Space, Stat
+from holdfast.model.tree import (
+    Capabilities,
+    FileKind,
+    Metadata,
+    MetadataLoss,
+    Signature,
+    Space,
+    Stat,
+)
 
 Buffer = bytes | bytearray | memoryview
 
@@ -52,6 +60,28 @@ class SmallFile(NamedTuple):
     xattrs: dict[bytes, bytes]
     is_steady: bool
     """Whether nothing moved between the beginning and the end of the reading."""
+    digest: bytes | None = None
+    """What the other side says it sent, in the algorithm given to `expect`; None if nothing."""
+
+
+class ExpectedFile(NamedTuple):
+    """A file that will be read soon."""
+
+    path: bytes
+    size_bytes: int
+    """As it was listed."""
+
+
+class FileDigest(NamedTuple):
+    """The digest of a file, taken where the file is."""
+
+    stat: Stat
+    """As it was before the reading."""
+    digest: bytes
+    xattrs: bytes
+    """Digest of the extended attributes (model.tree.digest_xattrs)."""
+    is_steady: bool
+    """Whether nothing moved between the beginning and the end of the reading."""
 
 
 class ReadableFile(Protocol):
@@ -82,6 +112,14 @@ class ReadableFile(Protocol):
 
     def xattrs(self) -> dict[bytes, bytes]:
         """Return the extended attributes this process may read; empty where there are none."""
+        ...
+
+    def given_digest(self) -> bytes | None:
+        """Return the other side's digest of the content it gave, in `expect`'s algorithm.
+
+        None where bytes do not travel, or were not read once and in order up to the end of the
+        file. Holes count as the zeros they read as.
+        """
         ...
 
     def drop_cache(self) -> None:
@@ -149,6 +187,33 @@ class ReadableDirectory(Protocol):
 
     def describe(self) -> dict[str, object]:
         """Return what identifies the root for a proof: path, host, device, inode."""
+        ...
+
+    def capabilities(self) -> Capabilities:
+        """Return which metadata this tree can tell; the rest of a Stat means nothing."""
+        ...
+
+    def expect_directories(self, paths: Sequence[bytes]) -> None:
+        """Take the hint that these directories will be listed next, before those hinted earlier."""
+        ...
+
+    def expect(self, files: Sequence[ExpectedFile], algorithm: str) -> None:
+        """Take the hint that these files will be read next, whole and in this order.
+
+        A later call takes the place of an earlier one. Where bytes travel, the other side takes
+        digests of what it sends with this algorithm (SmallFile.digest, ReadableFile.given_digest).
+        """
+        ...
+
+    def digest_files(
+        self, paths: Sequence[bytes], algorithm: str, *, drop_cache: bool
+    ) -> Iterator[int | FileDigest | HoldfastError] | None:
+        """Have files read and digested where they are; None if the caller is to read them itself.
+
+        Yields one FileDigest or error for each path, in order, and between them how many bytes were
+        read since the last such number; the work goes on only as these are drawn, so a caller that
+        waits slows it. The first step is under way when this returns.
+        """
         ...
 
     def list_names(self, path: bytes) -> list[tuple[bytes, bool]]:

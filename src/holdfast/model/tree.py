@@ -105,6 +105,26 @@ class MetadataLoss(StrEnum):
     SET_ID = "set-id-bits-not-kept"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """Which metadata a tree can tell beside names, kinds and sizes of files."""
+
+    mtime_unit_ns: int = 1
+    """Times are cut to multiples of this."""
+    mode: bool = True
+    owner: bool = True
+    xattrs: bool = True
+    links: bool = True
+    """Inodes and link counts, so that names of one file are known as such."""
+    allocation: bool = True
+    """Which parts are holes."""
+    change_time: bool = True
+    """A ctime and an inode that move whenever content may have."""
+
+
+FULL_CAPABILITIES = Capabilities()
+
+
 class Space(NamedTuple):
     """Room on a file system, as an unprivileged writer sees it."""
 

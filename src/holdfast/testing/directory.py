@@ -13,13 +13,16 @@ An inode is born durable as it was made: empty, and of a symlink with its target
 Not thread-safe. Faults are in `faults`, what power leaves in `power`.
 """
 
+from collections.abc import Sequence
 from contextlib import closing
 from random import Random
 
 from holdfast.errors import ConflictError, HoldfastError, InvalidRequestError, NotFoundError
 from holdfast.model.limits import GIB, NAME_BYTES_MAX
 from holdfast.model.tree import (
+    FULL_CAPABILITIES,
     ROOT_PATH,
+    Capabilities,
     FileKind,
     Metadata,
     MetadataLoss,
@@ -29,7 +32,7 @@ from holdfast.model.tree import (
     join_path,
     signature_of,
 )
-from holdfast.ports import Buffer, Clock, SmallFile
+from holdfast.ports import Buffer, Clock, ExpectedFile, SmallFile
 from holdfast.testing.faults import Gate, SimFaults, flush_failed
 from holdfast.testing.inodes import Inode
 from holdfast.testing.names import DurableNames, NameChange, NameJournal
@@ -78,6 +81,19 @@ class SimDirectory:
         """See ReadableDirectory."""
         device = self._disk.device
         return {"path": "/sim", "host": "sim", "device": device, "inode": self._root.number}
+
+    def capabilities(self) -> Capabilities:
+        """See ReadableDirectory."""
+        return FULL_CAPABILITIES
+
+    def expect_directories(self, paths: Sequence[bytes]) -> None:
+        """See ReadableDirectory."""
+
+    def expect(self, files: Sequence[ExpectedFile], algorithm: str) -> None:
+        """See ReadableDirectory."""
+
+    def digest_files(self, paths: Sequence[bytes], algorithm: str, *, drop_cache: bool) -> None:
+        """See ReadableDirectory."""
 
     def list_names(self, path: bytes) -> list[tuple[bytes, bool]]:
         """See ReadableDirectory."""

@@ -141,6 +141,9 @@ class SimFile:
         self._look("xattrs")
         return dict(self._inode.now.attributes.xattrs)
 
+    def given_digest(self) -> None:
+        """See ReadableFile."""
+
     def drop_cache(self) -> None:
         """See ReadableFile."""
         self._look("drop_cache")

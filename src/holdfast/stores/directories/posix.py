@@ -17,11 +17,13 @@ import os
 import platform
 import stat as mode_bits
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from holdfast.errors import ConflictError, HoldfastError, NotFoundError
 from holdfast.model.tree import (
+    FULL_CAPABILITIES,
     ROOT_PATH,
+    Capabilities,
     FileKind,
     Metadata,
     MetadataLoss,
@@ -31,7 +33,7 @@ from holdfast.model.tree import (
     join_path,
     parent_of,
 )
-from holdfast.ports import Buffer, SmallFile
+from holdfast.ports import Buffer, ExpectedFile, SmallFile
 from holdfast.stores.directories import linux
 from holdfast.stores.directories.errors import raise_translated, translated
 from holdfast.stores.directories.posix_file import (
@@ -90,6 +92,19 @@ class PosixReadableDirectory:
             "device": raw.st_dev,
             "inode": raw.st_ino,
         }
+
+    def capabilities(self) -> Capabilities:
+        """See ReadableDirectory."""
+        return FULL_CAPABILITIES
+
+    def expect_directories(self, paths: Sequence[bytes]) -> None:
+        """See ReadableDirectory. The kernel reads ahead by itself."""
+
+    def expect(self, files: Sequence[ExpectedFile], algorithm: str) -> None:
+        """See ReadableDirectory."""
+
+    def digest_files(self, paths: Sequence[bytes], algorithm: str, *, drop_cache: bool) -> None:
+        """See ReadableDirectory. Nothing travels: the caller reads."""
 
     def list_names(self, path: bytes) -> list[tuple[bytes, bool]]:
         """See ReadableDirectory."""

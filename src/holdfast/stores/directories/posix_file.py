@@ -216,6 +216,9 @@ class PosixFile:
         """See ReadableFile."""
         return read_xattrs(self._descriptor)
 
+    def given_digest(self) -> None:
+        """See ReadableFile."""
+
     def drop_cache(self) -> None:
         """See ReadableFile."""
         with contextlib.suppress(OSError):
