@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 from holdfast.errors import ConflictError, StateError
 from holdfast.model.ids import TaskId
 from holdfast.tasks.journal import TaskJournal
-from holdfast.tasks.model import Progress, Task
+from holdfast.tasks.model import Progress, Task, Told
 from holdfast.testing.clock import SimClock, SimEntropy
 
 SUBJECTS = st.sampled_from(["/a", "/b", "/c"])
@@ -153,7 +153,7 @@ class JournalMachine(RuleBasedStateMachine):
     def progress(self, task_id: TaskId, bytes_done: int) -> None:
         expected = self.expected[task_id]
         try:
-            self.journal.record_progress(task_id, Progress(bytes_done=bytes_done))
+            self.journal.record_progress(task_id, Told(progress=Progress(bytes_done=bytes_done)))
         except StateError:
             assert expected.state != "running"
             return

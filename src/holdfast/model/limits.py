@@ -42,8 +42,14 @@ PROOF_LINE_BYTES_MAX: Final = 64 * KIB
 DIRECTORY_DEPTH_MAX: Final = 2048
 
 TASK_REQUEST_BYTES_MAX: Final = 64 * KIB
+TASK_DETAIL_BYTES_MAX: Final = 1 * MIB
+"""What a task tells of itself while it runs, as JSON."""
 TASK_EVENTS_MAX: Final = 10_000
 """Events kept for one task; older ones make room."""
+TASKS_ENDED_MAX: Final = 10_000
+"""Ended tasks kept in one journal; the oldest make room, with their events and keys."""
+LOCK_FILES_MAX: Final = 1024
+"""Lock files of one state directory; from there on those that nobody holds are removed."""
 
 HEAD_VALUE_BYTES_MAX: Final = 4 * KIB
 HEAD_KEY_BYTES_MAX: Final = 2 * KIB

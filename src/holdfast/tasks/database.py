@@ -23,7 +23,7 @@ from holdfast.errors import (
     UnsupportedError,
 )
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 BUSY_TIMEOUT_MS: Final = 10_000
 
 _SCHEMA: Final = """
@@ -45,7 +45,8 @@ CREATE TABLE tasks (
     result TEXT,
     error TEXT,
     cancel_requested INTEGER NOT NULL CHECK (cancel_requested IN (0, 1)),
-    rate_requested INTEGER CHECK (rate_requested >= 0)
+    rate_requested INTEGER CHECK (rate_requested >= 0),
+    detail TEXT NOT NULL DEFAULT '{}'
 );
 CREATE UNIQUE INDEX one_unfinished_task_per_subject ON tasks (subject)
     WHERE state IN ('pending', 'running', 'interrupted');
@@ -67,9 +68,21 @@ CREATE TABLE task_events (
 CREATE TRIGGER ended_tasks_never_change BEFORE UPDATE ON tasks
     WHEN OLD.state IN ('completed', 'failed', 'cancelled')
     BEGIN SELECT RAISE(ABORT, 'an ended task never changes'); END;
-CREATE TRIGGER tasks_are_never_deleted BEFORE DELETE ON tasks
-    BEGIN SELECT RAISE(ABORT, 'a task is never deleted'); END;
+CREATE TRIGGER unfinished_tasks_are_never_deleted BEFORE DELETE ON tasks
+    WHEN OLD.state IN ('pending', 'running', 'interrupted')
+    BEGIN SELECT RAISE(ABORT, 'an unfinished task is never deleted'); END;
 """
+
+_UPGRADES: Final = {
+    1: """
+ALTER TABLE tasks ADD COLUMN detail TEXT NOT NULL DEFAULT '{}';
+DROP TRIGGER tasks_are_never_deleted;
+CREATE TRIGGER unfinished_tasks_are_never_deleted BEFORE DELETE ON tasks
+    WHEN OLD.state IN ('pending', 'running', 'interrupted')
+    BEGIN SELECT RAISE(ABORT, 'an unfinished task is never deleted'); END;
+""",
+}
+"""What makes the next version of each older one; all that are due are one transaction."""
 
 
 class Database:
@@ -155,10 +168,16 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     if version == 0:
         if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             raise damaged(path, "it holds tables of something else")
-        # executescript is one transaction here: a process that dies inside it leaves version 0.
-        connection.executescript(
-            f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;"
-        )
+        _bring_up(connection, _SCHEMA)
+    elif version < SCHEMA_VERSION:
+        _bring_up(connection, "".join(_UPGRADES[old] for old in range(version, SCHEMA_VERSION)))
+
+
+def _bring_up(connection: sqlite3.Connection, script: str) -> None:
+    # executescript is one transaction here: a process that dies inside it leaves the old version.
+    connection.executescript(
+        f"BEGIN IMMEDIATE;{script}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;"
+    )
 
 
 def damaged(path: Path, why: str) -> IntegrityError:

@@ -126,6 +126,7 @@ def task_of(row: sqlite3.Row, path: Path) -> Task:
             stage=row["stage"],
             attempt=row["attempt"],
             progress=Progress(**json.loads(row["progress"])),
+            detail=json.loads(row["detail"]),
             created_ns=row["created_ns"],
             started_ns=row["started_ns"],
             updated_ns=row["updated_ns"],

@@ -5,9 +5,10 @@ of a task lives: only who holds the lock of a subject may call `admit` and `stop
 
 Invariants:
     1. A subject has at most one unfinished task (a unique index keeps it).
-    2. An ended task is never changed or deleted (triggers keep it); its events stay as they are.
+    2. An ended task is never changed, an unfinished one never deleted (triggers keep it). Of the
+       ended ones the newest TASKS_ENDED_MAX are kept, with all their events.
     3. Every change of state and the event that names it are written in one transaction.
-    4. A key names, for its kind, the same task for ever; several keys may name one task.
+    4. A key names, for its kind, the same task as long as that is kept; several may name one.
     5. When a method returns, what it wrote survives loss of power.
 """
 
@@ -20,15 +21,17 @@ from typing import assert_never
 
 from holdfast.errors import ConflictError, InvalidRequestError, StateError
 from holdfast.model.ids import TaskId, task_id_from
-from holdfast.model.limits import PATH_BYTES_MAX, TASK_EVENTS_MAX
+from holdfast.model.limits import PATH_BYTES_MAX, TASK_EVENTS_MAX, TASKS_ENDED_MAX
 from holdfast.ports import Clock, Entropy
 from holdfast.tasks.database import Database
 from holdfast.tasks.history import UNFINISHED_OF, TaskHistory, read_task, task_of
 from holdfast.tasks.model import (
+    NOTHING_TOLD,
     Progress,
     Task,
     TaskEvent,
     TaskState,
+    Told,
     encode_json,
 )
 from holdfast.tasks.rules import (
@@ -46,8 +49,13 @@ from holdfast.tasks.rules import (
 class TaskJournal(TaskHistory):
     """The tasks of one state directory. Threads may share it; a forked process may not use it."""
 
-    def __init__(self, path: Path, clock: Clock, entropy: Entropy) -> None:
-        """Open the journal, making it where missing.
+    def __init__(
+        self, path: Path, clock: Clock, entropy: Entropy, *, ended_max: int = TASKS_ENDED_MAX
+    ) -> None:
+        """Open the journal, making it where missing, bringing an older format up to date.
+
+        Args:
+            ended_max: Ended tasks to keep; the oldest go when new ones are made.
 
         Raises:
             UnsupportedError: `format-newer`; the file was not touched.
@@ -56,6 +64,7 @@ class TaskJournal(TaskHistory):
         super().__init__(Database(path), path)
         self._clock = clock
         self._entropy = entropy
+        self._ended_max = ended_max
 
     def close(self) -> None:
         """Release the file."""
@@ -126,6 +135,37 @@ class TaskJournal(TaskHistory):
                     assert_never(admission)
             return self._begin(sql, self._insert(sql, kind, subject, text, idempotency_key))
 
+    def begin(self, task_id: TaskId) -> Task:
+        """Begin or go on with a task, for the holder of its subject's lock.
+
+        Returns:
+            It, RUNNING; or CANCELLED, where that was asked for before its owner died.
+
+        Raises:
+            StateError: `task-finished`.
+        """
+        with self._database.transaction() as sql:
+            task = read_task(sql, task_id, self._path)
+            if task.state is TaskState.RUNNING:
+                task = self._stop(sql, task)
+                if task.is_ended:
+                    return task
+            return self._begin(sql, task)
+
+    def abandon(self, task_id: TaskId, problem: Mapping[str, object]) -> Task:
+        """End a task that nobody will go on with as failed, for the holder of the lock.
+
+        Raises:
+            StateError: `task-finished`.
+        """
+        with self._database.transaction() as sql:
+            task = read_task(sql, task_id, self._path)
+            if task.state is TaskState.RUNNING:
+                task = self._stop(sql, task)
+                if task.is_ended:
+                    return task
+            return self._apply(sql, task, TaskChange.ABANDONED, error=json.dumps(problem))
+
     def find_by_key(
         self, kind: str, subject: str, request: Mapping[str, object], idempotency_key: str
     ) -> Task | None:
@@ -134,18 +174,17 @@ class TaskJournal(TaskHistory):
         with self._database.transaction() as sql:
             return self._find_by_key(sql, kind, subject, text, idempotency_key)
 
-    def enter_stage(self, task_id: TaskId, stage: str) -> Task:
+    def enter_stage(self, task_id: TaskId, stage: str, told: Told = NOTHING_TOLD) -> Task:
         """Record the stage of a running task, with an event `stage-entered`."""
         with self._database.transaction() as sql:
             task = self._running(sql, task_id)
             self._append(sql, task_id, "stage-entered", {"stage": stage})
-            return self._update(sql, task, stage=stage)
+            return self._update(sql, task, stage=stage, **_columns(told))
 
-    def record_progress(self, task_id: TaskId, progress: Progress) -> Task:
+    def record_progress(self, task_id: TaskId, told: Told) -> Task:
         """Record how far a running task is; the answer says whether to cancel."""
         with self._database.transaction() as sql:
-            task = self._running(sql, task_id)
-            return self._update(sql, task, progress=_encode_progress(progress))
+            return self._update(sql, self._running(sql, task_id), **_columns(told))
 
     def append_event(self, task_id: TaskId, name: str, data: Mapping[str, object]) -> TaskEvent:
         """Add an event to a running task; beyond TASK_EVENTS_MAX the oldest makes room."""
@@ -154,28 +193,28 @@ class TaskJournal(TaskHistory):
             return self._append(sql, task_id, name, data)
 
     def complete(
-        self, task_id: TaskId, result: Mapping[str, object], progress: Progress | None = None
+        self, task_id: TaskId, result: Mapping[str, object], told: Told = NOTHING_TOLD
     ) -> Task:
         """End a running task as done."""
         text = encode_json(result, what="result")
         with self._database.transaction() as sql:
-            task = self._record_last(sql, read_task(sql, task_id, self._path), progress)
+            task = self._record_last(sql, read_task(sql, task_id, self._path), told)
             return self._apply(sql, task, TaskChange.COMPLETED, result=text)
 
     def fail(
-        self, task_id: TaskId, problem: Mapping[str, object], progress: Progress | None = None
+        self, task_id: TaskId, problem: Mapping[str, object], told: Told = NOTHING_TOLD
     ) -> Task:
         """End a running task as failed, for the reason in `problem`."""
         with self._database.transaction() as sql:
-            task = self._record_last(sql, read_task(sql, task_id, self._path), progress)
+            task = self._record_last(sql, read_task(sql, task_id, self._path), told)
             return self._apply(sql, task, TaskChange.FAILED, error=json.dumps(problem))
 
-    def stop(self, task_id: TaskId, progress: Progress | None = None) -> Task:
+    def stop(self, task_id: TaskId, told: Told = NOTHING_TOLD) -> Task:
         """Record that a running task stopped before it was done: CANCELLED if asked to, else
         INTERRUPTED.
         """
         with self._database.transaction() as sql:
-            task = self._record_last(sql, read_task(sql, task_id, self._path), progress)
+            task = self._record_last(sql, read_task(sql, task_id, self._path), told)
             return self._stop(sql, task)
 
     def request_cancel(self, task_id: TaskId) -> Task:
@@ -250,6 +289,7 @@ class TaskJournal(TaskHistory):
         )
         _insert_key(sql, kind, key, task_id)
         self._append(sql, task_id, "created", {})
+        _forget_oldest(sql, self._ended_max)
         return read_task(sql, task_id, self._path)
 
     def _begin(self, sql: sqlite3.Connection, task: Task) -> Task:
@@ -275,10 +315,8 @@ class TaskJournal(TaskHistory):
         sql.execute(f"UPDATE tasks SET {assignments} WHERE id = ?", (*columns.values(), task.id))
         return read_task(sql, task.id, self._path)
 
-    def _record_last(self, sql: sqlite3.Connection, task: Task, progress: Progress | None) -> Task:
-        if progress is None or task.is_ended:
-            return task
-        return self._update(sql, task, progress=_encode_progress(progress))
+    def _record_last(self, sql: sqlite3.Connection, task: Task, told: Told) -> Task:
+        return task if task.is_ended else self._update(sql, task, **_columns(told))
 
     def _running(self, sql: sqlite3.Connection, task_id: TaskId) -> Task:
         task = read_task(sql, task_id, self._path)
@@ -365,6 +403,28 @@ def _checked(
 def _insert_key(sql: sqlite3.Connection, kind: str, key: str | None, task_id: TaskId) -> None:
     if key is not None:
         sql.execute("INSERT OR IGNORE INTO task_keys VALUES (?, ?, ?)", (kind, key, task_id))
+
+
+def _forget_oldest(sql: sqlite3.Connection, ended_max: int) -> None:
+    """Delete the ended tasks beyond the newest `ended_max`, with their events and keys."""
+    forgotten = sql.execute(
+        """SELECT id FROM tasks WHERE state IN ('completed', 'failed', 'cancelled')
+        ORDER BY number DESC LIMIT -1 OFFSET ?""",
+        (ended_max,),
+    ).fetchall()
+    for (task_id,) in forgotten:
+        sql.execute("DELETE FROM task_events WHERE task_id = ?", (task_id,))
+        sql.execute("DELETE FROM task_keys WHERE task_id = ?", (task_id,))
+        sql.execute("DELETE FROM tasks WHERE id = ?", (task_id,))
+
+
+def _columns(told: Told) -> dict[str, object]:
+    columns: dict[str, object] = {}
+    if told.progress is not None:
+        columns["progress"] = _encode_progress(told.progress)
+    if told.detail is not None:
+        columns["detail"] = encode_json(told.detail, what="detail")
+    return columns
 
 
 def _encode_progress(progress: Progress) -> str:

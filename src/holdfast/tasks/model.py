@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from holdfast.errors import InvalidRequestError
 from holdfast.model.ids import TaskId
-from holdfast.model.limits import TASK_REQUEST_BYTES_MAX
+from holdfast.model.limits import TASK_DETAIL_BYTES_MAX, TASK_REQUEST_BYTES_MAX
 
 
 class TaskState(StrEnum):
@@ -41,6 +41,17 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What work told of itself and is to be written down; None leaves what is there."""
+
+    progress: Progress | None = None
+    detail: Mapping[str, object] | None = None
+
+
+NOTHING_TOLD = Told()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One task as the journal had it at one moment."""
 
@@ -56,6 +67,8 @@ class Task:
     attempt: int = 1
     """Number of the present run, from 1; each resumption adds one."""
     progress: Progress = field(default_factory=Progress)
+    detail: Mapping[str, object] = field(default_factory=dict)
+    """What the work tells of itself beside its progress, in words of its own; kept at its end."""
     created_ns: int
     started_ns: int | None = None
     """When the first attempt began."""
@@ -98,8 +111,10 @@ def encode_json(value: Mapping[str, object], *, what: str) -> str:
     """Spell a JSON object in the one way that makes equal objects equal texts.
 
     Raises:
-        InvalidRequestError: `not-json`, or `too-large`: over TASK_REQUEST_BYTES_MAX.
+        InvalidRequestError: `not-json`, or `too-large`: over TASK_REQUEST_BYTES_MAX, for a detail
+            TASK_DETAIL_BYTES_MAX.
     """
+    limit_bytes = TASK_DETAIL_BYTES_MAX if what == "detail" else TASK_REQUEST_BYTES_MAX
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
@@ -108,11 +123,11 @@ def encode_json(value: Mapping[str, object], *, what: str) -> str:
             code="not-json",
             advice="use objects, lists, text, whole and finite numbers, true, false and null",
         ) from error
-    if len(text) > TASK_REQUEST_BYTES_MAX:
+    if len(text) > limit_bytes:
         raise InvalidRequestError(
-            f"the {what} of a task is {len(text)} bytes of JSON, over {TASK_REQUEST_BYTES_MAX}",
+            f"the {what} of a task is {len(text)} bytes of JSON, over {limit_bytes}",
             code="too-large",
             advice="put long lists in a file and name the file",
-            limit_bytes=TASK_REQUEST_BYTES_MAX,
+            limit_bytes=limit_bytes,
         )
     return text

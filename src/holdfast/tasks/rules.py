@@ -31,6 +31,8 @@ class TaskChange(StrEnum):
     CANCELLED = "cancelled"
     SUPERSEDED = "superseded"
     """Another request took its place before it went on."""
+    ABANDONED = "abandoned"
+    """Nobody will go on with it."""
 
 
 _TRANSITIONS: Final[dict[TaskState, dict[TaskChange, TaskState]]] = {
@@ -38,6 +40,7 @@ _TRANSITIONS: Final[dict[TaskState, dict[TaskChange, TaskState]]] = {
         TaskChange.STARTED: TaskState.RUNNING,
         TaskChange.CANCELLED: TaskState.CANCELLED,
         TaskChange.SUPERSEDED: TaskState.FAILED,
+        TaskChange.ABANDONED: TaskState.FAILED,
     },
     TaskState.RUNNING: {
         TaskChange.INTERRUPTED: TaskState.INTERRUPTED,
@@ -49,6 +52,7 @@ _TRANSITIONS: Final[dict[TaskState, dict[TaskChange, TaskState]]] = {
         TaskChange.RESUMED: TaskState.RUNNING,
         TaskChange.CANCELLED: TaskState.CANCELLED,
         TaskChange.SUPERSEDED: TaskState.FAILED,
+        TaskChange.ABANDONED: TaskState.FAILED,
     },
     TaskState.COMPLETED: {},
     TaskState.FAILED: {},

@@ -22,13 +22,18 @@ from holdfast.errors import (
     UnsupportedError,
 )
 from holdfast.model.ids import TaskId
-from holdfast.model.limits import TASK_EVENTS_MAX, TASK_REQUEST_BYTES_MAX
+from holdfast.model.limits import (
+    TASK_DETAIL_BYTES_MAX,
+    TASK_EVENTS_MAX,
+    TASK_REQUEST_BYTES_MAX,
+)
 from holdfast.tasks import database
 from holdfast.tasks.journal import TaskJournal
-from holdfast.tasks.model import Progress, TaskState
+from holdfast.tasks.model import Progress, TaskState, Told
 from holdfast.testing.clock import SimClock, SimEntropy
 
 KIND = "files.copy"
+GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 
 
 def open_journal(path: Path, seed: int = 1) -> TaskJournal:
@@ -52,7 +57,7 @@ def test_a_task_comes_back_as_it_was_recorded(journal: TaskJournal, path: Path) 
     task = journal.admit(KIND, "/t", request)
     progress = Progress(entries_done=3, bytes_done=7, bytes_total=9, eta_s=0.5)
     journal.enter_stage(task.id, "copying")
-    journal.record_progress(task.id, progress)
+    journal.record_progress(task.id, Told(progress=progress))
     done = journal.complete(task.id, {"files": 3})
     journal.close()
 
@@ -97,26 +102,34 @@ def test_a_subject_has_one_unfinished_task(journal: TaskJournal, path: Path) -> 
     journal.create(KIND, "/t", {})
 
 
-def test_an_ended_task_is_never_changed_not_even_by_hand(journal: TaskJournal, path: Path) -> None:
+def test_an_ended_task_never_changes_and_an_unfinished_one_stays(
+    journal: TaskJournal, path: Path
+) -> None:
     """Invariant 2 of journal.py."""
     task = journal.admit(KIND, "/t", {})
     done = journal.complete(task.id, {})
     for change in (
-        lambda: journal.complete(task.id, {}, Progress(bytes_done=1)),
+        lambda: journal.complete(task.id, {}, Told(progress=Progress(bytes_done=1))),
         lambda: journal.fail(task.id, {}),
         lambda: journal.stop(task.id),
         lambda: journal.enter_stage(task.id, "x"),
-        lambda: journal.record_progress(task.id, Progress()),
+        lambda: journal.record_progress(task.id, Told(progress=Progress())),
         lambda: journal.append_event(task.id, "x", {}),
         lambda: journal.request_cancel(task.id),
+        lambda: journal.begin(task.id),
+        lambda: journal.abandon(task.id, {}),
     ):
         with pytest.raises(StateError) as caught:
             change()
         assert caught.value.code == "task-finished"
+    unfinished = journal.create(KIND, "/unfinished", {})
     connection = sqlite3.connect(path)
-    for statement in ("UPDATE tasks SET state = 'running'", "DELETE FROM tasks"):
+    for statement, task_id in (
+        ("UPDATE tasks SET state = 'running' WHERE id = ?", task.id),
+        ("DELETE FROM tasks WHERE id = ?", unfinished.id),
+    ):
         with pytest.raises(sqlite3.IntegrityError):
-            connection.execute(statement)
+            connection.execute(statement, (task_id,))
     connection.close()
     assert journal.get(task.id) == done
     names = [event.name for event in journal.list_events(task.id)]
@@ -199,7 +212,7 @@ def test_cancelling_is_at_once_where_nothing_runs_and_idempotent(journal: TaskJo
         assert (asked.state, asked.cancel_requested) == (TaskState.RUNNING, True)
     names = [event.name for event in journal.list_events(running.id)]
     assert names == ["created", "started", "cancel-requested"]
-    assert journal.record_progress(running.id, Progress()).cancel_requested
+    assert journal.record_progress(running.id, Told(progress=Progress())).cancel_requested
     assert journal.stop(running.id).state is TaskState.CANCELLED
 
 
@@ -372,6 +385,101 @@ def test_a_place_that_cannot_hold_a_journal_is_told(tmp_path: Path) -> None:
         assert caught.value.advice
         found.append(type(caught.value))
     assert found == [StorageFailedError, DeniedError]
+
+
+def test_detail_is_kept_through_stages_and_with_the_end(journal: TaskJournal) -> None:
+    task = journal.admit(KIND, "/t", {})
+    assert task.detail == {}
+    journal.enter_stage(task.id, "copying", Told(detail={"pass": 1}))
+    assert journal.record_progress(task.id, Told(progress=Progress())).detail == {"pass": 1}
+    assert journal.record_progress(task.id, Told(detail={"pass": 2})).detail == {"pass": 2}
+    done = journal.complete(task.id, {}, Told(detail={"pass": 3}))
+    assert (done.detail, journal.get(task.id).detail) == ({"pass": 3}, {"pass": 3})
+
+
+@pytest.mark.parametrize("size_bytes", [TASK_REQUEST_BYTES_MAX + 1, TASK_DETAIL_BYTES_MAX - 8])
+def test_detail_may_be_larger_than_a_request(journal: TaskJournal, size_bytes: int) -> None:
+    task = journal.admit(KIND, "/t", {})
+    detail = {"a": "x" * size_bytes}
+    assert journal.record_progress(task.id, Told(detail=detail)).detail == detail
+
+
+def test_detail_beyond_its_limit_is_refused(journal: TaskJournal) -> None:
+    task = journal.admit(KIND, "/t", {})
+    with pytest.raises(InvalidRequestError) as caught:
+        journal.record_progress(task.id, Told(detail={"a": "x" * TASK_DETAIL_BYTES_MAX}))
+    assert caught.value.code == "too-large"
+    assert journal.get(task.id).detail == {}
+
+
+def test_tasks_are_begun_again_or_abandoned_by_whoever_holds_the_lock(journal: TaskJournal) -> None:
+    first = journal.create(KIND, "/t", {})
+    assert (journal.begin(first.id).state, journal.get(first.id).attempt) == ("running", 1)
+    assert (journal.begin(first.id).state, journal.get(first.id).attempt) == ("running", 2)
+    journal.request_cancel(first.id)
+    assert journal.begin(first.id).state is TaskState.CANCELLED
+
+    second = journal.admit(KIND, "/t", {})
+    problem = {"code": "interrupted"}
+    ended = journal.abandon(second.id, problem)
+    assert (ended.state, ended.error) == (TaskState.FAILED, problem)
+    names = [event.name for event in journal.list_events(second.id)]
+    assert names == ["created", "started", "interrupted", "abandoned"]
+
+
+def test_the_oldest_ended_tasks_make_room_with_events_and_keys(path: Path) -> None:
+    """Invariants 2 and 4 of journal.py."""
+    with closing(TaskJournal(path, SimClock(), SimEntropy(1), ended_max=2)) as journal:
+        waiting = journal.create(KIND, "/waiting", {})
+        ended = []
+        for number in range(4):
+            task = journal.admit(KIND, "/t", {"n": number}, idempotency_key=f"k{number}")
+            ended.append(journal.complete(task.id, {}).id)
+        running = journal.admit(KIND, "/t", {})
+        kept = [task.id for task in journal.list_tasks().tasks]
+        assert kept == [running.id, ended[3], ended[2], waiting.id]
+        with closing(sqlite3.connect(path)) as by_hand:
+            known = {task_id for (task_id,) in by_hand.execute("SELECT task_id FROM task_events")}
+            keys = by_hand.execute("SELECT idempotency_key FROM task_keys").fetchall()
+        assert known == set(kept)
+        assert sorted(keys) == [("k2",), ("k3",)]
+
+
+def make_from_golden(path: Path, version: int) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript((GOLDEN / f"task-journal-v{version}.sql").read_text())
+
+
+def schema_of(path: Path) -> dict[str, object]:
+    with closing(sqlite3.connect(path)) as connection:
+        objects = connection.execute("SELECT type, name FROM sqlite_master").fetchall()
+        columns = {
+            name: connection.execute(f"PRAGMA table_info({name})").fetchall()
+            for kind, name in objects
+            if kind == "table"
+        }
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return {"version": version, "objects": sorted(objects), "columns": columns}
+
+
+@pytest.mark.parametrize("version", range(1, database.SCHEMA_VERSION + 1))
+def test_a_journal_of_every_version_is_read_and_brought_up_to_date(
+    path: Path, tmp_path: Path, version: int
+) -> None:
+    """The golden files hold a completed, a failed and an interrupted task each, with events."""
+    make_from_golden(path, version)
+    open_journal(tmp_path / "fresh.sqlite").close()
+    with closing(open_journal(path)) as journal:
+        tasks = {task.state: task for task in journal.list_tasks().tasks}
+        assert set(tasks) == {TaskState.COMPLETED, TaskState.FAILED, TaskState.INTERRUPTED}
+        assert tasks[TaskState.COMPLETED].result == {"files": 3}
+        assert tasks[TaskState.COMPLETED].detail == ({} if version == 1 else {"pass": 2})
+        assert len(journal.list_events(tasks[TaskState.COMPLETED].id)) == 3
+        resumed = journal.begin(tasks[TaskState.INTERRUPTED].id)
+        assert (resumed.attempt, resumed.request) == (2, {"source": "/ä"})
+        journal.record_progress(resumed.id, Told(detail={"pass": 1}))
+    assert schema_of(path) == schema_of(tmp_path / "fresh.sqlite")
 
 
 def test_two_journals_on_one_file_see_each_other(journal: TaskJournal, path: Path) -> None:

@@ -7,7 +7,7 @@ What needs a process to die is in tests/crash.
 
 import fcntl
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from holdfast.errors import (
     ConflictError,
     HoldfastError,
     InvalidRequestError,
+    StateError,
     StorageFailedError,
 )
 from holdfast.tasks.journal import TaskJournal
@@ -306,6 +307,133 @@ def test_a_journal_that_refuses_does_not_hide_why_the_work_failed(world: World) 
     with pytest.raises(CapacityError) as caught:
         world.runner.run(KIND, "/t", {}, work)
     assert "journal" in caught.value.__notes__[0]
+
+
+def test_what_is_told_is_written_with_progress_at_stages_and_at_the_end(world: World) -> None:
+    written: list[Mapping[str, object]] = []
+
+    def work(context: TaskContext) -> Mapping[str, object]:
+        def look() -> None:
+            written.append(world.journal.get(context.task.id).detail)
+
+        context.tell({"n": 1})
+        look()
+        context.tell({"n": 2})  # Within the same second: not yet.
+        look()
+        context.enter("copying")
+        look()
+        context.tell({"n": 3})
+        context.progress(entries_done=1, bytes_done=1)
+        world.clock.sleep(1.5)
+        context.tell({"n": 4})
+        look()
+        context.tell({"n": 5})
+        return {}
+
+    task = world.runner.run(KIND, "/t", {}, work)
+    assert [detail["n"] for detail in written] == [1, 1, 2, 4]
+    assert task.detail == {"n": 5}
+
+
+def test_a_wish_to_cancel_is_seen_by_work_that_only_tells(world: World) -> None:
+    def work(context: TaskContext) -> Mapping[str, object]:
+        world.journal.request_cancel(context.task.id)
+        context.tell({"n": 1})
+        return {}
+
+    with pytest.raises(CancelledError):
+        world.runner.run(KIND, "/t", {}, work)
+    assert (world.last().state, world.last().detail) == (TaskState.CANCELLED, {"n": 1})
+
+
+class Spawned:
+    """Plays the process that a task is handed to: it holds the lock until told to go on."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.task: Task | None = None
+        self.lock = -1
+
+    def __call__(self, task: Task, lock: int) -> None:
+        self.task, self.lock = task, os.dup(lock)
+
+    def die(self) -> None:
+        os.close(self.lock)
+
+    def work(self) -> Task:
+        assert self.task is not None
+        return self.world.runner.adopt(self.task.id, self.lock, done)
+
+
+def test_work_that_is_handed_over_holds_the_subject_all_the_time(world: World) -> None:
+    """Invariant 3 of runner.py."""
+    spawned = Spawned(world)
+    task = world.runner.start(KIND, "/t", {"a": 1}, spawned)
+    assert task.state is TaskState.RUNNING
+    assert world.runner.settle() == ()
+    refusals: list[Callable[[], Task]] = [
+        lambda: world.runner.start(KIND, "/t", {"a": 1}, spawned),
+        lambda: world.runner.resume(task.id, spawned),
+        lambda: world.runner.abandon(task.id, {}),
+        lambda: world.runner.run(KIND, "/t", {"a": 1}, done),
+    ]
+    for refused in refusals:
+        with pytest.raises(ConflictError) as caught:
+            refused()
+        assert (caught.value.code, caught.value.context["task_id"]) == ("busy", task.id)
+    ended = spawned.work()
+    assert (ended.id, ended.state) == (task.id, TaskState.COMPLETED)
+    assert world.runner.start(KIND, "/t", {"a": 1}, spawned).id != task.id
+    spawned.die()
+
+
+def test_a_start_neither_resumes_nor_replaces_but_resume_does(world: World) -> None:
+    spawned = Spawned(world)
+    task = world.runner.start(KIND, "/t", {}, spawned)
+    spawned.die()
+    with pytest.raises(ConflictError) as caught:
+        world.runner.start(KIND, "/t", {}, spawned)
+    assert caught.value.context["task_id"] == task.id
+    resumed = world.runner.resume(task.id, spawned)
+    assert (resumed.id, resumed.attempt) == (task.id, 2)
+    assert spawned.work().result == {"attempt": 2, "resumed": True}
+    with pytest.raises(StateError):
+        world.runner.resume(task.id, spawned)
+
+
+def test_what_nobody_goes_on_with_is_abandoned(world: World) -> None:
+    spawned = Spawned(world)
+    task = world.runner.start(KIND, "/t", {}, spawned)
+    spawned.die()
+    assert world.runner.abandon(task.id, {"code": "interrupted"}).state is TaskState.FAILED
+
+
+def test_a_key_gives_its_task_while_it_is_at_work_and_after(world: World) -> None:
+    spawned = Spawned(world)
+    task = world.runner.start(KIND, "/t", {"a": 1}, spawned, idempotency_key="k")
+    again = world.runner.start(KIND, "/t", {"a": 1}, spawned, idempotency_key="k")
+    assert (again.id, again.state) == (task.id, TaskState.RUNNING)
+    done_ = spawned.work()
+    assert world.runner.start(KIND, "/t", {"a": 1}, spawned, idempotency_key="k") == done_
+
+
+def test_a_process_that_cannot_be_started_leaves_the_task_interrupted(world: World) -> None:
+    def refuse(_task: Task, _lock: int) -> None:
+        raise OSError("no more processes")
+
+    with pytest.raises(OSError, match="no more"):
+        world.runner.start(KIND, "/t", {}, refuse)
+    assert world.last().state is TaskState.INTERRUPTED
+
+
+def test_a_task_is_adopted_only_with_its_lock(world: World) -> None:
+    spawned = Spawned(world)
+    task = world.runner.start(KIND, "/t", {}, spawned)
+    (path,) = (world.path / "locks").iterdir()
+    with pytest.raises(StateError) as caught:
+        world.runner.adopt(task.id, os.open(path, os.O_RDWR), done)
+    assert caught.value.code == "lock-not-held"
+    spawned.die()
 
 
 def test_a_place_that_cannot_hold_locks_is_told(world: World) -> None:

@@ -1,0 +1,70 @@
+"""Goal: one subject has one lock, whatever becomes of its file, and files do not pile up.
+
+Method: real locks in tmp_path; two openings exclude each other within a process as between two.
+"""
+
+import os
+from pathlib import Path
+
+from holdfast.tasks.locks import Locks
+
+
+def test_a_held_subject_cannot_be_had_and_is_free_afterwards(tmp_path: Path) -> None:
+    locks = Locks(tmp_path / "locks")
+    with locks.try_hold("a") as first, locks.try_hold("a") as second, locks.try_hold("b") as other:
+        assert first is not None
+        assert second is None
+        assert other is not None
+    with locks.try_hold("a") as again:
+        assert again is not None
+
+
+def test_a_lock_on_a_file_that_lost_its_name_does_not_count(tmp_path: Path) -> None:
+    """Invariant 1 of locks.py."""
+    locks = Locks(tmp_path)
+    with locks.try_hold("a") as first:
+        (path,) = tmp_path.iterdir()
+        path.unlink()
+        with locks.try_hold("a") as second:
+            assert first is not None
+            assert second is not None
+            assert os.fstat(second).st_ino == path.stat().st_ino
+
+
+def test_a_lock_lives_as_long_as_any_descriptor_of_its_opening(tmp_path: Path) -> None:
+    locks = Locks(tmp_path)
+    with locks.try_hold("a") as lock:
+        assert lock is not None
+        handed_over = os.dup(lock)
+    with locks.try_hold("a") as other:
+        assert other is None
+    with locks.inherited("a", handed_over) as is_held:
+        assert is_held
+        assert not os.get_inheritable(handed_over)
+    with locks.try_hold("a") as other:
+        assert other is not None
+
+
+def test_a_descriptor_of_another_opening_or_file_holds_nothing(tmp_path: Path) -> None:
+    locks = Locks(tmp_path)
+    with locks.try_hold("a") as first, locks.try_hold("b") as other:
+        assert first is not None
+        assert other is not None
+        path = next(p for p in tmp_path.iterdir() if p.stat().st_ino == os.fstat(first).st_ino)
+        with locks.inherited("a", os.open(path, os.O_RDWR)) as is_held:
+            assert not is_held
+        with locks.inherited("a", os.dup(other)) as is_held:
+            assert not is_held
+
+
+def test_files_that_nobody_holds_are_removed_beyond_the_limit(tmp_path: Path) -> None:
+    """Invariants 2 and 3 of locks.py."""
+    locks = Locks(tmp_path, files_max=8)
+    with locks.try_hold("held") as held:
+        assert held is not None
+        for number in range(50):
+            with locks.try_hold(f"subject-{number}") as lock:
+                assert lock is not None
+            assert len(list(tmp_path.iterdir())) <= 9
+        with locks.try_hold("held") as second:
+            assert second is None
