@@ -51,6 +51,9 @@ TASKS_ENDED_MAX: Final = 10_000
 LOCK_FILES_MAX: Final = 1024
 """Lock files of one state directory; from there on those that nobody holds are removed."""
 
+MIGRATION_PASSES_MAX: Final = 256
+"""Passes of one copy that may download; what is told of all of them stays a small document."""
+
 HEAD_VALUE_BYTES_MAX: Final = 4 * KIB
 HEAD_KEY_BYTES_MAX: Final = 2 * KIB
 """Longest key of a register, in UTF-8."""
