@@ -16,7 +16,7 @@ Every step is flushed before its outcome is recorded in the ledger.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from holdfast.errors import ConflictError, HoldfastError, NotFoundError
@@ -41,6 +41,7 @@ from holdfast.files.side_directory import (
     remove_tree,
 )
 from holdfast.files.transfer import Batch, Transfer
+from holdfast.files.watching import TaskWatch
 from holdfast.model.limits import BATCH_BYTES_MAX, BATCH_FILES_MAX, FILE_BYTES_LARGE
 from holdfast.model.tree import (
     ROOT_PATH,
@@ -53,7 +54,6 @@ from holdfast.model.tree import (
     parent_of,
 )
 from holdfast.ports import Clock, Directory, PaceControl, ReadableDirectory, StartWorkers
-from holdfast.tasks.runner import TaskContext
 
 _CHUNK_ITEMS = 2048
 _BATCH_FILES_MIN = 128
@@ -70,10 +70,12 @@ class Copying:
     pace: PaceControl
     clock: Clock
     start_workers: StartWorkers
-    context: TaskContext
+    context: TaskWatch
     fetch_bytes: int
     items_total: int
     listing_failures: int
+    on_made: Callable[[Sequence[SettleResult]], None] = lambda _results: None
+    """Told of what became of entries that were to be made or fetched, as it becomes known."""
     _counts: Counter[CopyOutcome] = field(default_factory=Counter)
     _losses: Counter[str] = field(default_factory=Counter)
     _error_kinds: Counter[str] = field(default_factory=Counter)
@@ -95,11 +97,13 @@ class Copying:
         make_directories(self.target, PARTIAL_DIRECTORY)
         self._prepare_partials()
         self._record_special()
-        self._in_chunks(self._open(Action.MAKE_DIRECTORY), self._make_directory)
+        self._in_chunks(
+            self._open(Action.MAKE_DIRECTORY), self._make_directory, on_settled=self.on_made
+        )
         self._open_up_directories()
         self._transfer_contents()
         self._in_chunks(self._open(Action.SET_METADATA), self._set_metadata)
-        self._in_chunks(self._open(Action.RELINK), self._relink)
+        self._in_chunks(self._open(Action.RELINK), self._relink, on_settled=self.on_made)
         withheld = self._delete()
         self._remove_partials()
         self._finish_directories()
@@ -148,6 +152,7 @@ class Copying:
         self,
         items: Iterable[PlanItem],
         do: Callable[[PlanItem], SettleResult],
+        on_settled: Callable[[Sequence[SettleResult]], None] = lambda _results: None,
     ) -> None:
         """Do items here, one by one, making each chunk durable before its outcomes are written."""
         results: list[SettleResult] = []
@@ -160,14 +165,19 @@ class Copying:
                     raise
                 results.append(failed_result(item, error))
             if len(results) >= _CHUNK_ITEMS:
-                self._settle_chunk(results)
-        self._settle_chunk(results)
+                self._settle_chunk(results, on_settled)
+        self._settle_chunk(results, on_settled)
 
-    def _settle_chunk(self, results: list[SettleResult]) -> None:
+    def _settle_chunk(
+        self,
+        results: list[SettleResult],
+        on_settled: Callable[[Sequence[SettleResult]], None],
+    ) -> None:
         if results:
             if any(result.outcome is CopyOutcome.SETTLED for result in results):
                 self.target.flush_all()
             self._record(results)
+            on_settled(results)
             results.clear()
 
     def _record_special(self) -> None:
@@ -227,6 +237,7 @@ class Copying:
         )
         for results in workers.run(self._batches(), self._show_progress):
             self._record(results)
+            self.on_made(results)
 
     def _batches(self) -> Iterator[Batch]:
         """Yield large files one by one and small ones in batches, in turns, so that both flow."""

@@ -5,12 +5,12 @@ verified in exactly one VerifyOutcome; the counts of a report sum to its total.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
 from holdfast.errors import HoldfastError
-from holdfast.model.tree import FileKind, MetadataLoss, Signature
+from holdfast.model.tree import Capabilities, FileKind, MetadataLoss, Signature
 from holdfast.proof.digests import Algorithm
 from holdfast.proof.statement import VerificationMode
 
@@ -172,11 +172,18 @@ class VerifyOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fidelity:
-    """Which metadata the target has shown it can keep; the rest is not compared, only counted."""
+    """Which metadata the source can tell and the target has shown it can keep.
+
+    The rest is not compared; what the target could not keep is counted.
+    """
 
     owner: bool = True
     xattrs: bool = True
     set_id: bool = True
+    mode: bool = True
+    links: bool = True
+    mtime_unit_ns: int = 1
+    """Times are compared in these units."""
 
     @classmethod
     def after(cls, losses: Iterable[str]) -> "Fidelity":
@@ -186,6 +193,17 @@ class Fidelity:
             owner=MetadataLoss.OWNER not in lost,
             xattrs=MetadataLoss.XATTR not in lost,
             set_id=MetadataLoss.SET_ID not in lost,
+        )
+
+    def told_by(self, source: Capabilities) -> "Fidelity":
+        """Return what is left to compare with a source that can tell just this."""
+        return replace(
+            self,
+            owner=self.owner and source.owner,
+            xattrs=self.xattrs and source.xattrs,
+            mode=self.mode and source.mode,
+            links=self.links and source.links,
+            mtime_unit_ns=max(self.mtime_unit_ns, source.mtime_unit_ns),
         )
 
 

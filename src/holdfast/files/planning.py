@@ -107,7 +107,7 @@ class Planner:
             return
         decision = self._decide(path, source, target, known)
         leader = None
-        if source is not None and source.kind is FileKind.FILE and _has_links(source, target):
+        if source and source.kind is FileKind.FILE and self._has_links(source, target):
             decision, leader = self._decide_link(path, source, target, decision)
         self._counts[decision.action] += 1
         if decision.action is not Action.KEEP:
@@ -148,6 +148,11 @@ class Planner:
             return self.source.xattrs(path) != self.target.xattrs(path)
         except HoldfastError:
             return False  # It is on the move; the transfer or the verification will tell.
+
+    def _has_links(self, source: Stat, target: Stat | None) -> bool:
+        if not self.fidelity.links:
+            return False
+        return source.links_count > 1 or (target is not None and target.links_count > 1)
 
     def _links_equal(self, path: bytes) -> bool:
         assert self.target is not None
@@ -248,10 +253,6 @@ class Planner:
             if path in self._displaced:
                 return path
         return None
-
-
-def _has_links(source: Stat, target: Stat | None) -> bool:
-    return source.links_count > 1 or (target is not None and target.links_count > 1)
 
 
 def _still_agree(known: Known, source: Stat, target: Stat) -> bool:

@@ -74,7 +74,7 @@ def _plan_one(
         return None  # It left the source; the verification that follows tells.
     decision = _decide(wanted, _stat_or_none(target, path), fidelity)
     leader = None
-    if wanted.kind is FileKind.FILE and wanted.links_count > 1:
+    if fidelity.links and wanted.kind is FileKind.FILE and wanted.links_count > 1:
         decision, leader = _decide_link(ledger, path, wanted, decision)
     return PlanItem(
         number,

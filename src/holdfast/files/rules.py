@@ -89,14 +89,14 @@ def decide(
         source,
         target,
         same_link=same_link,
+        same_time=same_times(source, target, fidelity),
         same_metadata=same_xattrs and same_modes(source, target, fidelity),
     )
 
 
 def _decide_same_kind(
-    source: Stat, target: Stat, *, same_link: bool, same_metadata: bool
+    source: Stat, target: Stat, *, same_link: bool, same_time: bool, same_metadata: bool
 ) -> Decision:
-    same_time = source.mtime_ns == target.mtime_ns
     if source.kind is FileKind.FILE:
         if source.size_bytes != target.size_bytes:
             return Decision(Action.FETCH, Reason.SIZE)
@@ -116,8 +116,16 @@ def same_modes(source: Stat, target: Stat, fidelity: Fidelity) -> bool:
     """
     if fidelity.owner and (source.uid, source.gid) != (target.uid, target.gid):
         return False
+    if not fidelity.mode or source.kind is FileKind.SYMLINK:
+        return True
     mask = 0o7777 if fidelity.set_id else 0o1777
-    return source.kind is FileKind.SYMLINK or source.mode & mask == target.mode & mask
+    return source.mode & mask == target.mode & mask
+
+
+def same_times(source: Stat, target: Stat, fidelity: Fidelity) -> bool:
+    """Say whether modification times agree, as finely as the source can tell them."""
+    unit_ns = fidelity.mtime_unit_ns
+    return source.mtime_ns // unit_ns == target.mtime_ns // unit_ns
 
 
 def decide_follower(leader: Action, *, same_inode: bool, own: Decision) -> Decision:
@@ -290,7 +298,9 @@ def judge_rest(
 ) -> VerifyOutcome:
     """Say what is left to say of two entries with equal content."""
     same = (
-        same_xattrs and source.mtime_ns == target.mtime_ns and same_modes(source, target, fidelity)
+        same_xattrs
+        and same_times(source, target, fidelity)
+        and same_modes(source, target, fidelity)
     )
     return VerifyOutcome.MATCHED if same else VerifyOutcome.METADATA_DIFFERS
 

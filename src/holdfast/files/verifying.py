@@ -43,11 +43,11 @@ from holdfast.files.rules import (
     verdict_of,
 )
 from holdfast.files.sampling import EVERYTHING, Sample, choose_sample
+from holdfast.files.watching import TaskWatch
 from holdfast.model.limits import FILE_BYTES_LARGE
 from holdfast.model.tree import ROOT_PATH, FileKind, Signature, Stat, parent_of, signature_of
 from holdfast.ports import Clock, Pace, PaceControl, ReadableDirectory, StartWorkers
 from holdfast.proof.statement import VerificationMode
-from holdfast.tasks.runner import TaskContext
 
 _ROWS_PAGE = 2048
 _BATCH_FILES = 256
@@ -72,7 +72,7 @@ class Verifying:
     pace: PaceControl
     clock: Clock
     start_workers: StartWorkers
-    context: TaskContext
+    context: TaskWatch
     entries_expected: int | None
     bytes_expected: int | None
     """What an earlier listing of the source counted, for the progress display; None if unknown."""
@@ -80,6 +80,8 @@ class Verifying:
     """Verify these only, given in path order, and leave all other rows as they are."""
     explain: Explain = lambda _path: None
     """Says of a path what it is that looks like damage but is known to be something else."""
+    on_judged: Callable[[Evidence, VerifyOutcome], None] = lambda _evidence, _outcome: None
+    """Told of each entry's one outcome; not of parts that could not be listed."""
     listing_findings: list[Finding] = field(default_factory=list)
     _counts: Counter[VerifyOutcome] = field(default_factory=Counter)
     _error_kinds: Counter[str] = field(default_factory=Counter)
@@ -331,6 +333,7 @@ class Verifying:
         if outcome in DAMAGE:
             outcome, detail = self._excuse(evidence, outcome, detail)
         self._counts[outcome] += 1
+        self.on_judged(evidence, outcome)
         self._rows.append(evidence.row(outcome, detail, expectation=self.source is None))
         if len(self._rows) >= _ROWS_PAGE:
             self._flush_rows()
