@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class Permission(StrEnum):
-    """One right at a node; they do not contain each other."""
+    """One right at a node. Who has any of them may also look, as with READ."""
 
     COPY = "copy"
     """Start, change and cancel copies and repairs, mark a migration complete; at a source, read

@@ -5,11 +5,13 @@ Values and callables only: the routes decide nothing that is not HTTP, and know 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from starlette.requests import HTTPConnection
 
-from holdfast.files.migration.model import Instance
+from holdfast.files.listing import Exclusions
+from holdfast.files.migration.model import Instance, InstanceDirectory
 from holdfast.model.access import Permission
 from holdfast.ports import Clock, ReadableDirectory
 from holdfast.tasks.journal import TaskJournal
@@ -66,14 +68,14 @@ class NodeServices:
     """By the host name a request is made to (its Host header without port); lower case."""
     journal: TaskJournal
     start: StartTask
-    subject_of: Callable[[Instance], str]
-    """The subject of every task on an instance."""
     open_directory: Callable[[bytes], ReadableDirectory]
     """Open a root for reading; used in one thread at a time and closed there."""
+    exclusions_of: Callable[[Instance, InstanceDirectory], Exclusions]
+    """What of a directory takes no part."""
     permissions_of: Callable[[HTTPConnection], frozenset[Permission]]
     """What the caller may do, by token or client certificate; DeniedError if it is nobody."""
-    state_directory: bytes
-    """Where ledgers of tasks are kept, for their results."""
+    state: Path
+    """Directory of journal and ledgers, which hold the results of tasks."""
     file_requests_max: int
     """File and digest requests served at once; also the most `maxConcurrency` of a request."""
     check_ready: Callable[[], None]

@@ -1,0 +1,75 @@
+"""One request as answers see it: let through, with its parameters and a bounded body."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.requests import Request
+
+from holdfast.errors import InvalidRequestError
+from holdfast.files.http.operations import Operation
+from holdfast.model.access import Permission
+from holdfast.model.limits import TASK_REQUEST_BYTES_MAX
+
+BODY_BYTES_MAX: Final = TASK_REQUEST_BYTES_MAX
+BODY_TIMEOUT_S: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A request that its caller and its host may make."""
+
+    request: Request
+    operation: Operation
+    host: str
+    """Of the Host header, without port, in lower case."""
+    permissions: frozenset[Permission]
+    parameters: Mapping[str, str]
+    """Of the path."""
+
+    @property
+    def raw_path(self) -> bytes:
+        """The path as it came, undecoded."""
+        raw_path: bytes = self.request.scope["raw_path"]
+        return raw_path
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        """The parameters of the query; of those given twice, the last."""
+        return self.request.query_params
+
+    @property
+    def idempotency_key(self) -> str | None:
+        """The Idempotency-Key header."""
+        return self.request.headers.get("idempotency-key")
+
+    def accepts(self, media_type: str) -> bool:
+        """Say whether the caller names this media type in Accept."""
+        named = self.request.headers.get("accept", "").split(",")
+        return any(part.partition(";")[0].strip().lower() == media_type for part in named)
+
+    async def read_body(self) -> bytes:
+        """Return the body.
+
+        Raises:
+            InvalidRequestError: `body-too-large`, `body-slow`.
+        """
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                async for chunk in self.request.stream():
+                    body += chunk
+                    if len(body) > BODY_BYTES_MAX:
+                        raise InvalidRequestError(
+                            f"the body has more than {BODY_BYTES_MAX} bytes",
+                            code="body-too-large",
+                            advice="send a JSON object as it is described at /openapi.json",
+                        )
+        except TimeoutError:
+            raise InvalidRequestError(
+                f"the body did not come within {BODY_TIMEOUT_S:.0f} s",
+                code="body-slow",
+                advice="send it at once",
+            ) from None
+        return bytes(body)

@@ -1,0 +1,155 @@
+"""Answers whose bodies are made piece by piece in a thread, and work for a client that may go.
+
+Invariants:
+
+1. At most two pieces of an answer are in memory, however long it is and however slow its client.
+2. Whatever an answer holds (descriptor, permit) is given back when it ends: sent, broken off by
+   the client, stalled for SEND_TIMEOUT_S, failed or cancelled; and not before its thread is done.
+3. An answer that could not be made to its end is broken off, never ended as if it were whole.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from holdfast.errors import HoldfastError
+from holdfast.files.http.permits import SEND_TIMEOUT_S
+
+ValueT = TypeVar("ValueT")
+Pieces = Generator[bytes, None, None]
+
+_log: Final = logging.getLogger("holdfast.node")
+
+
+class PiecewiseResponse(Response):
+    """An answer made by a generator that runs in a thread."""
+
+    def __init__(
+        self,
+        pieces: Pieces,
+        pool: ThreadPoolExecutor,
+        *,
+        status_code: int = 200,
+        headers: Mapping[str, str],
+        on_end: Callable[[], None] = lambda: None,
+        send_timeout_s: float = SEND_TIMEOUT_S,
+    ) -> None:
+        """Prepare it; nothing runs yet.
+
+        Args:
+            pieces: Runs in `pool`, one piece at a time.
+            on_end: Called once in the event loop when nothing runs any more.
+        """
+        super().__init__(status_code=status_code, headers=dict(headers))
+        # Without a known length the server sends it in chunks.
+        if "content-length" not in headers:
+            del self.headers["content-length"]
+        self._pieces = pieces
+        self._pool = pool
+        self._on_end = on_end
+        self._send_timeout_s = send_timeout_s
+        self._first: bytes | None = None
+        self._running: asyncio.Future[bytes | None] | None = None
+
+    async def begin(self) -> "PiecewiseResponse":
+        """Make the first piece, so that an early failure still has an answer of its own."""
+        try:
+            self._first = await self._next()
+        except BaseException:
+            self.abandon()
+            raise
+        return self
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        gone = asyncio.create_task(until_gone(receive))
+        try:
+            head = {
+                "type": "http.response.start",
+                "status": self.status_code,
+                "headers": self.raw_headers,
+            }
+            await send(head)
+            piece = self._first
+            while piece is not None and not gone.done():
+                following = self._start()
+                async with asyncio.timeout(self._send_timeout_s):
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                piece = await asyncio.shield(following)
+            if not gone.done():
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except TimeoutError:
+            _log.info("a client stood still for %.0f s; its answer is broken off", SEND_TIMEOUT_S)
+        except HoldfastError as error:
+            _log.warning("an answer is broken off: %s", error.message)
+        finally:
+            gone.cancel()
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Give back what it holds, now or as soon as its thread is done."""
+        running, self._running = self._running, None
+        if running is None or running.done():
+            self._end()
+        else:
+            running.add_done_callback(self._end_after)
+
+    def _end_after(self, future: "asyncio.Future[bytes | None]") -> None:
+        future.exception()  # Seen; nobody waits for it any more.
+        self._end()
+
+    def _end(self) -> None:
+        with contextlib.suppress(Exception):
+            self._pieces.close()
+        on_end, self._on_end = self._on_end, lambda: None
+        on_end()
+
+    def _start(self) -> "asyncio.Future[bytes | None]":
+        loop = asyncio.get_running_loop()
+        self._running = loop.run_in_executor(self._pool, next, self._pieces, None)
+        return self._running
+
+    async def _next(self) -> bytes | None:
+        return await asyncio.shield(self._start())
+
+
+async def until_gone(receive: Receive) -> None:
+    """Return when the client has gone; what it still sends of a body is dropped."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def run_while_wanted(
+    receive: Receive, pool: ThreadPoolExecutor, work: Callable[[threading.Event], ValueT]
+) -> ValueT:
+    """Run `work` in a thread, and have it stop if the client goes.
+
+    Args:
+        work: Given an event that is set when its result is not wanted any more; it looks often.
+
+    Raises:
+        ClientDisconnect: The client went; `work` has ended all the same.
+    """
+    unwanted = threading.Event()
+    running = asyncio.get_running_loop().run_in_executor(pool, work, unwanted)
+    gone = asyncio.create_task(until_gone(receive))
+    try:
+        waiting: set[asyncio.Future[ValueT] | asyncio.Future[None]] = {running, gone}
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            return running.result()
+        raise ClientDisconnect
+    finally:
+        unwanted.set()
+        gone.cancel()
+        if not running.done():
+            await asyncio.wait({running})
+            running.exception()
