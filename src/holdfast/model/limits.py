@@ -54,6 +54,25 @@ LOCK_FILES_MAX: Final = 1024
 MIGRATION_PASSES_MAX: Final = 256
 """Passes of one copy that may download; what is told of all of them stays a small document."""
 
+FRAME_BYTES_MAX: Final = 4 * MIB
+"""Longest frame of the stream protocol."""
+HELLO_BYTES_MAX: Final = 8 * KIB
+"""Longest first frame: whoever sends it is not known yet."""
+STREAM_PATHS_MAX: Final = 256
+"""Paths in one request of the stream protocol."""
+STREAM_FILES_OPEN_MAX: Final = 16
+"""Files that one connection holds open at a source."""
+STREAM_EXTENTS_MAX: Final = 65_536
+"""Parts of one file that are told apart; a file in more is sent with its holes from there on."""
+DIRECTORY_ENTRIES_MAX: Final = 4_000_000
+"""Entries taken of one directory of another host."""
+READ_AHEAD_DIRECTORIES_MAX: Final = 128
+READ_AHEAD_ENTRIES_MAX: Final = 65_536
+"""What is listed ahead of a walk over another host's tree."""
+STREAM_WINDOW_BYTES: Final = 16 * MIB
+"""Bytes of a large file asked for in one request; two are under way at once."""
+STREAM_CONNECTIONS_MAX: Final = 256
+
 HEAD_VALUE_BYTES_MAX: Final = 4 * KIB
 HEAD_KEY_BYTES_MAX: Final = 2 * KIB
 """Longest key of a register, in UTF-8."""

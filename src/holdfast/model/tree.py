@@ -120,6 +120,8 @@ class Capabilities:
     """Which parts are holes."""
     change_time: bool = True
     """A ctime and an inode that move whenever content may have."""
+    clock_ahead_ns: int = 0
+    """How far the clock that stamps its entries is ahead of this machine's."""
 
 
 FULL_CAPABILITIES = Capabilities()

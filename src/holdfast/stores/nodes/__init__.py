@@ -1,0 +1,1 @@
+"""A directory tree of another host, behind the ReadableDirectory port."""
