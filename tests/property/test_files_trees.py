@@ -19,6 +19,7 @@ from tests.simulation.world import HOUR_S, World, clone, is_aside, look, make_wo
 
 from holdfast.errors import StateError
 from holdfast.files.ledger import Ledger
+from holdfast.files.listing import Exclusions
 from holdfast.files.model import (
     FULL_FIDELITY,
     Action,
@@ -145,6 +146,7 @@ def plan(world: World, options: CopyOptions) -> PlanSummary:
         target=world.target,
         ledger=Ledger(None, Algorithm.BLAKE3),
         options=options,
+        exclusions=Exclusions(options.exclude),
         fidelity=FULL_FIDELITY,
         on_progress=lambda _entries, _bytes: None,
     ).make()

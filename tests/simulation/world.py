@@ -14,7 +14,8 @@ from typing import TypeVar
 
 from holdfast.files.ledger import Ledger
 from holdfast.files.model import Action, CopyOptions, CopyOutcome, VerifyOptions
-from holdfast.files.running import Manner, Surroundings, ledger_path
+from holdfast.files.pair import Manner, ledger_path
+from holdfast.files.running import Surroundings
 from holdfast.files.service import Files
 from holdfast.model.limits import MIB
 from holdfast.model.tree import ROOT_PATH, SIDE_DIRECTORY, FileKind, Metadata, Stat, join_path

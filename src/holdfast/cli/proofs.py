@@ -12,9 +12,9 @@ from holdfast.cli.arguments import parse_jobs, parse_tree
 from holdfast.cli.output import print_json
 from holdfast.errors import InvalidRequestError
 from holdfast.files.model import VerifyOptions
+from holdfast.files.pair import Manner
 from holdfast.files.proving import open_proof, replace_file
 from holdfast.files.results import check_result
-from holdfast.files.running import Manner
 from holdfast.proof.check import check_proof
 from holdfast.proof.export import export_sha256sum
 from holdfast.proof.signature import fingerprint

@@ -21,8 +21,8 @@ from holdfast.files.model import (
     PlanItem,
     VerifyOptions,
 )
+from holdfast.files.pair import Manner
 from holdfast.files.results import findings_result, plain_object
-from holdfast.files.running import Manner
 from holdfast.model.tree import display_path
 from holdfast.proof.digests import Algorithm, parse_algorithm
 from holdfast.proof.statement import VerificationMode

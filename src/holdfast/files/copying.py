@@ -74,6 +74,8 @@ class Copying:
     fetch_bytes: int
     items_total: int
     listing_failures: int
+    defer_deletions: bool = False
+    """Leave them open, for a run of their own."""
     on_made: Callable[[Sequence[SettleResult]], None] = lambda _results: None
     """Told of what became of entries that were to be made or fetched, as it becomes known."""
     _counts: Counter[CopyOutcome] = field(default_factory=Counter)
@@ -324,6 +326,8 @@ class Copying:
 
     def _delete(self) -> int:
         """Move what only the target has into the quarantine; return how many were withheld."""
+        if self.defer_deletions:
+            return 0
         items = self.ledger.plan.newest_first(Action.DELETE)
         if may_delete(self._counts) and not self.listing_failures:
             self._in_chunks(items, self._delete_one)

@@ -20,6 +20,7 @@ from holdfast.errors import (
     NotFoundError,
     StateError,
 )
+from holdfast.files.patterns import compile_pattern, is_path_pattern
 from holdfast.model.limits import DIRECTORY_DEPTH_MAX, PATH_BYTES_MAX
 from holdfast.model.tree import (
     ROOT_PATH,
@@ -28,6 +29,7 @@ from holdfast.model.tree import (
     Stat,
     display_path,
     join_path,
+    parent_of,
 )
 from holdfast.ports import ReadableDirectory
 
@@ -44,19 +46,29 @@ class Listed(NamedTuple):
 
 
 class Exclusions:
-    """Which paths take no part, by patterns as in .gitignore."""
+    """Which paths take no part: by patterns as in .gitignore, and as Sidecar has them."""
 
-    def __init__(self, patterns: tuple[str, ...]) -> None:
-        """Compile patterns; InvalidRequestError (`bad-pattern`) for one that cannot be."""
+    def __init__(self, patterns: tuple[str, ...], root: bytes = b"") -> None:
+        """Compile patterns; InvalidRequestError (`bad-pattern`) for one that cannot be.
+
+        Args:
+            patterns: Relative to the root as in .gitignore, or those of patterns.py.
+            root: What the latter are matched with in front of an entry's path.
+        """
         self._spec = None
+        self._root = root.decode("utf-8", "surrogateescape")
+        self._path_patterns = [
+            compile_pattern(text, self._root) for text in patterns if is_path_pattern(text)
+        ]
         self.is_empty = not patterns
-        if not patterns:
+        ignored = [text for text in patterns if not is_path_pattern(text)]
+        if not ignored:
             return
         # Only where there are patterns: it costs a tenth of a start.
         from pathspec import GitIgnoreSpec
 
         try:
-            self._spec = GitIgnoreSpec.from_lines(patterns)
+            self._spec = GitIgnoreSpec.from_lines(ignored)
         except (ValueError, TypeError) as error:
             raise InvalidRequestError(
                 f"cannot use an exclude pattern: {error}",
@@ -65,11 +77,29 @@ class Exclusions:
             ) from error
 
     def match(self, path: bytes, *, is_directory: bool) -> bool:
-        """Say whether an entry takes no part. What lies below an excluded directory does not."""
-        if self._spec is None:
+        """Say whether an entry takes no part; those it is in are taken to take part."""
+        if self.is_empty:
             return False
         text = path.decode("utf-8", "surrogateescape")
-        return self._spec.match_file(text + "/" if is_directory else text)
+        if self._spec and self._spec.match_file(text + "/" if is_directory else text):
+            return True
+        whole = f"{self._root}/{text}"
+        return any(
+            pattern.matches(whole)
+            for pattern in self._path_patterns
+            if pattern.for_directories is is_directory
+        )
+
+    def covers(self, path: bytes, *, is_directory: bool) -> bool:
+        """Say whether an entry, or a directory it is in, takes no part."""
+        if self.is_empty:
+            return False
+        if path and self.match(path, is_directory=is_directory):
+            return True
+        while path := parent_of(path):
+            if self.match(path, is_directory=True):
+                return True
+        return False
 
 
 @dataclass(slots=True, kw_only=True)

@@ -37,6 +37,7 @@ class Planner:
     target: ReadableDirectory | None
     ledger: Ledger
     options: CopyOptions
+    exclusions: Exclusions
     fidelity: Fidelity
     on_progress: Callable[[int, int], None]
     """Called now and then with entries and bytes seen at the source."""
@@ -58,13 +59,14 @@ class Planner:
 
     def make(self) -> PlanSummary:
         """Store the plan in the ledger, replacing the one before, and return it in figures."""
-        exclusions = Exclusions(self.options.exclude)
-        source = Walk(directory=self.source, exclusions=exclusions, on_failure=self._on_failure)
+        source = Walk(
+            directory=self.source, exclusions=self.exclusions, on_failure=self._on_failure
+        )
         target = None
         if self.target is not None:
             target = Walk(
                 directory=self.target,
-                exclusions=exclusions,
+                exclusions=self.exclusions,
                 on_failure=self._on_failure,
                 on_excluded=self._on_excluded,
             )

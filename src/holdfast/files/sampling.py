@@ -30,7 +30,9 @@ class Sample:
 EVERYTHING = Sample()
 
 
-def choose_sample(options: VerifyOptions, directory: ReadableDirectory) -> Sample:
+def choose_sample(
+    options: VerifyOptions, directory: ReadableDirectory, exclusions: Exclusions
+) -> Sample:
     """Return the sample that was asked for; for a budget in bytes, by listing the tree first.
 
     Raises:
@@ -44,7 +46,7 @@ def choose_sample(options: VerifyOptions, directory: ReadableDirectory) -> Sampl
         # A file that fails here fails again, and is counted, in the walk that matters.
         walk = Walk(
             directory=directory,
-            exclusions=Exclusions(options.exclude),
+            exclusions=exclusions,
             on_failure=lambda _path, _error: None,
         )
         for path, stat in walk:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from holdfast.errors import InvalidRequestError
 from holdfast.files.ledger import Ledger, told_as_ours
+from holdfast.files.listing import Exclusions
 from holdfast.files.model import (
     Action,
     CopyOptions,
@@ -21,21 +22,15 @@ from holdfast.files.model import (
     Verdict,
     VerifyOptions,
 )
+from holdfast.files.pair import Manner, Pair, ledger_path
 from holdfast.files.planning import Planner
 from holdfast.files.proving import load_proof
 from holdfast.files.repairing import REPAIRABLE
 from holdfast.files.results import check_result, plain_object, verify_result
-from holdfast.files.running import (
-    CopyRun,
-    Manner,
-    Pair,
-    Surroundings,
-    check_plan,
-    ledger_path,
-    repair_pair,
-)
+from holdfast.files.running import CopyRun, Surroundings, check_plan, open_pair, repair_pair
 from holdfast.files.verifying import fidelity_of
 from holdfast.model.tree import display_path
+from holdfast.ports import ReadableDirectory
 from holdfast.proof.digests import Algorithm
 from holdfast.tasks.model import Task
 from holdfast.tasks.runner import TaskContext, Work
@@ -62,6 +57,7 @@ class Files:
             target=self._in.open_target(target, False) if os.path.isdir(target) else None,
             ledger=ledger,
             options=options,
+            exclusions=Exclusions(options.exclude),
             fidelity=fidelity_of(ledger),
             on_progress=lambda _entries, _bytes: None,
         )
@@ -90,7 +86,9 @@ class Files:
         def work(context: TaskContext) -> Mapping[str, object]:
             ledger = self._open_ledger(source, target, options.algorithm)
             judged = self._in.open_source(target)
-            with Pair(self._in, source, judged, ledger, manner=manner, context=context) as pair:
+            with self._pair(
+                source, judged, ledger, options, manner=manner, context=context
+            ) as pair:
                 context.enter("verifying")
                 report, findings = pair.verify(options)
                 result = verify_result(report, ledger, findings)
@@ -116,15 +114,16 @@ class Files:
 
             context.enter("reading the proof")
             check, ledger = load_proof(proof, open_ledger, expected_public_key)
-            judged = self._in.open_source(tree)
             result: dict[str, object] = {"proof": check_result(check)}
-            with Pair(self._in, None, judged, ledger, manner=manner, context=context) as pair:
-                if not check.good:
-                    return result | {"verdict": Verdict.DAMAGED.value}
+            if not check.good:
+                ledger.close()
+                return result | {"verdict": Verdict.DAMAGED.value}
+            judged = self._in.open_source(tree)
+            said = check.statement
+            exclude = tuple(dict.fromkeys((*options.exclude, *said.exclusions)))
+            wanted = replace(options, algorithm=said.algorithm, exclude=exclude)
+            with self._pair(None, judged, ledger, wanted, manner=manner, context=context) as pair:
                 context.enter("verifying")
-                said = check.statement
-                exclude = tuple(dict.fromkeys((*options.exclude, *said.exclusions)))
-                wanted = replace(options, algorithm=said.algorithm, exclude=exclude)
                 report, findings = pair.verify(wanted)
                 return result | verify_result(report, ledger, findings)
 
@@ -139,7 +138,9 @@ class Files:
         def work(context: TaskContext) -> Mapping[str, object]:
             ledger = self._open_ledger(source, target, options.algorithm)
             directory = self._in.open_target(target, False)
-            with Pair(self._in, source, directory, ledger, manner=manner, context=context) as pair:
+            with self._pair(
+                source, directory, ledger, options, manner=manner, context=context
+            ) as pair:
                 if next(ledger.entries.with_outcomes(REPAIRABLE), None) is None:
                     context.enter("verifying")
                     pair.verify(options)
@@ -147,6 +148,26 @@ class Files:
 
         request = _request(source, target, options)
         return self._run("files.repair", target, request, work, manner)
+
+    def _pair(
+        self,
+        source: bytes | None,
+        target: ReadableDirectory,
+        ledger: Ledger,
+        options: VerifyOptions,
+        *,
+        manner: Manner,
+        context: TaskContext,
+    ) -> Pair:
+        return open_pair(
+            self._in,
+            source,
+            target,
+            ledger,
+            manner=manner,
+            context=context,
+            exclude=options.exclude,
+        )
 
     def _run(
         self, kind: str, root: bytes, request: Mapping[str, object], work: Work, manner: Manner

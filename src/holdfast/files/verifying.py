@@ -68,6 +68,7 @@ class Verifying:
     target: ReadableDirectory
     ledger: Ledger
     options: VerifyOptions
+    exclusions: Exclusions
     fidelity: Fidelity
     pace: PaceControl
     clock: Clock
@@ -103,7 +104,7 @@ class Verifying:
         """Do it and remember each entry's outcome; raises CancelledError when asked to stop."""
         began_ns = self.clock.monotonic_ns()
         self._moved_before = self.pace.moved_bytes()
-        self._sample = choose_sample(self.options, self.source or self.target)
+        self._sample = choose_sample(self.options, self.source or self.target, self.exclusions)
         self._run = self.ledger.run() if self.paths is not None else self.ledger.next_run()
         self._read_all()
         self._flush_rows()
@@ -146,8 +147,9 @@ class Verifying:
         assert not self._reading
 
     def _walk(self, directory: ReadableDirectory) -> Iterator[Listed]:
-        exclusions = Exclusions(self.options.exclude)
-        return iter(Walk(directory=directory, exclusions=exclusions, on_failure=self._on_failure))
+        return iter(
+            Walk(directory=directory, exclusions=self.exclusions, on_failure=self._on_failure)
+        )
 
     def _on_failure(self, path: bytes, error: HoldfastError) -> None:
         """A part that cannot be listed is an entry that failed: it must not go unnoticed."""

@@ -7,6 +7,7 @@ import pytest
 
 from holdfast.errors import CapacityError
 from holdfast.files.ledger import Ledger
+from holdfast.files.listing import Exclusions
 from holdfast.files.model import FULL_FIDELITY, Action, CopyOptions, PlanItem, PlanSummary, Reason
 from holdfast.files.planning import Planner
 from holdfast.files.rules import bytes_short
@@ -48,6 +49,7 @@ def plan(
         target=target,
         ledger=Ledger(None, Algorithm.BLAKE3),
         options=options,
+        exclusions=Exclusions(options.exclude),
         fidelity=FULL_FIDELITY,
         on_progress=lambda _entries, _bytes: None,
     )

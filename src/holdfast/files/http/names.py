@@ -10,8 +10,10 @@ Invariants:
 import re
 from typing import Final
 from urllib.parse import quote_from_bytes, unquote_to_bytes
+from uuid import UUID
 
 from holdfast.errors import InvalidRequestError
+from holdfast.model.ids import TaskId
 from holdfast.model.tree import check_path, display_path
 
 LIVE_MIGRATION: Final = "/api/v1/live-migration"
@@ -20,6 +22,8 @@ FILES: Final = f"{LIVE_MIGRATION}/files"
 _SAFE: Final = "/!$&'()*+,;=:@"
 """What RFC 3986 lets stand in a path as it is, beside letters, digits and `-._~`."""
 _INDEX: Final = re.compile(rb"\d{1,9}", re.ASCII)
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
+_TASK: Final = re.compile(r"task-[0-9a-f]{32}", re.ASCII)
 _FIRST_SEGMENTS: Final = FILES.count("/") + 1
 _SHOWN_MAX: Final = 200
 
@@ -68,6 +72,18 @@ def parse_file_address(raw_path: bytes) -> FileAddress:
     except InvalidRequestError:
         raise _relative(path) from None
     return FileAddress(display_path(kind[:_SHOWN_MAX]), int(index), path)
+
+
+def task_uuid(task_id: TaskId) -> str:
+    """Spell a task id as the UUID that Sidecar's clients expect."""
+    return str(UUID(hex=task_id.removeprefix("task-")))
+
+
+def parse_task_name(text: str) -> TaskId | None:
+    """Return the id of a task spelt either way; None for what cannot be one."""
+    if _UUID.fullmatch(text):
+        return TaskId("task-" + text.replace("-", "").lower())
+    return TaskId(text) if _TASK.fullmatch(text) else None
 
 
 def _relative(path: bytes) -> InvalidRequestError:

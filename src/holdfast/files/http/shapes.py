@@ -176,10 +176,10 @@ class TaskAnswer(msgspec.Struct, rename="camel"):
     request: Json
     progress: Json
     detail: Json
-    created_at_ns: int
-    started_at_ns: int | None
-    updated_at_ns: int
-    ended_at_ns: int | None
+    created_ns: int
+    started_ns: int | None
+    updated_ns: int
+    ended_ns: int | None
     result: Json | None
     error: Json | None
     cancel_requested: bool

@@ -35,7 +35,7 @@ class PiecewiseResponse(Response):
     def __init__(
         self,
         pieces: Pieces,
-        pool: ThreadPoolExecutor,
+        pool: ThreadPoolExecutor | None,
         *,
         status_code: int = 200,
         headers: Mapping[str, str],
@@ -45,7 +45,7 @@ class PiecewiseResponse(Response):
         """Prepare it; nothing runs yet.
 
         Args:
-            pieces: Runs in `pool`, one piece at a time.
+            pieces: Runs in `pool` (None: that of the event loop), one piece at a time.
             on_end: Called once in the event loop when nothing runs any more.
         """
         super().__init__(status_code=status_code, headers=dict(headers))
