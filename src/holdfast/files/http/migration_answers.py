@@ -72,7 +72,7 @@ class MigrationAnswers:
         self._check_concurrency(body.max_concurrency)
         request = copy_request_as_json(parse_copy_request(msgspec.to_builtins(body)))
         task = await self._start(call, MigrationKind.COPY, request)
-        return _created(task, COPIES, task_uuid(task.id))
+        return _created(COPIES, task_uuid(task.id))
 
     async def start_verification(self, call: Call) -> Response:
         """Start a verification."""
@@ -81,7 +81,7 @@ class MigrationAnswers:
         parsed = parse_verification_request(msgspec.to_builtins(body))
         request = verification_request_as_json(parsed)
         task = await self._start(call, MigrationKind.VERIFICATION, request)
-        return _created(task, VERIFICATIONS, task_uuid(task.id))
+        return _created(VERIFICATIONS, task_uuid(task.id))
 
     async def start_repair(self, call: Call) -> Response:
         """Start the repair of what a verification found."""
@@ -92,7 +92,7 @@ class MigrationAnswers:
         asked = msgspec.to_builtins(body) | {"verificationId": verification.id}
         request = repair_request_as_json(parse_repair_request(asked))
         task = await self._start(call, MigrationKind.REPAIR, request)
-        return _created(task, TASKS, task.id)
+        return _created(TASKS, task.id)
 
     async def list_copies(self, call: Call) -> Response:
         """List the last task of the instance if it is a data copy."""
@@ -225,7 +225,7 @@ def _result_lines(
             return
 
 
-def _created(task: Task, route: str, name: str) -> Response:
+def _created(route: str, name: str) -> Response:
     created = TaskCreated(task_id=name, status_url=f"{route}/{name}")
     return Response(msgspec.json.encode(created), 202, media_type="application/json")
 

@@ -28,7 +28,6 @@ from holdfast.files.migration.model import MigrationKind
 from holdfast.files.results import plain_object
 from holdfast.model.access import Permission
 from holdfast.model.ids import TaskId
-from holdfast.tasks.history import PAGE_MAX
 from holdfast.tasks.journal import TaskJournal
 from holdfast.tasks.model import Task, TaskEvent, TaskState
 
@@ -36,6 +35,7 @@ EVENT_STREAMS_MAX: Final = 64
 POLL_S: Final = 0.5
 HEARTBEAT_S: Final = 15.0
 """A stream is never silent for longer, so that whoever is between does not take it for dead."""
+_EVENTS_AT_ONCE: Final = 100
 _SEQUENCE_MAX: Final = 10**18 - 1
 
 
@@ -168,24 +168,24 @@ class EventStream(Response):
                 self._journal.list_events,
                 self._task_id,
                 after_sequence=self._after,
-                limit=PAGE_MAX,
+                limit=_EVENTS_AT_ONCE,
             )
-            for event in events:
-                self._after = event.sequence
-                yield _message(event.name, _plain_event(event), event.sequence)
-            if task.updated_ns != shown_ns and not task.is_ended:
+            texts = [_message(event.name, _plain_event(event), event.sequence) for event in events]
+            is_over = task.is_ended and len(events) < _EVENTS_AT_ONCE
+            if is_over:
+                texts.append(_message("ended", plain_object(task)))
+            elif task.updated_ns != shown_ns:
                 shown_ns = task.updated_ns
-                yield _message("progress", _plain_progress(task))
-            elif not events and loop.time() - spoken_at < self._heartbeat_s:
-                pass
-            elif not events:
-                yield ": the task goes on\n\n"
-            if events or task.updated_ns == shown_ns:
-                spoken_at = spoken_at if not events else loop.time()
-            if task.is_ended and len(events) < PAGE_MAX:
-                yield _message("ended", plain_object(task))
+                texts.append(_message("progress", _plain_progress(task)))
+            elif loop.time() - spoken_at >= self._heartbeat_s:
+                texts.append(": the task goes on\n\n")
+            if texts:
+                spoken_at = loop.time()
+                yield "".join(texts)
+            if is_over:
                 return
-            await asyncio.wait({gone}, timeout=POLL_S)
+            self._after = events[-1].sequence if events else self._after
+            await asyncio.wait({gone}, timeout=0 if events else POLL_S)
 
 
 def _message(name: str, data: object, sequence: int | None = None) -> str:

@@ -11,7 +11,6 @@ from typing import Final
 
 from holdfast.files.http.names import task_uuid
 from holdfast.files.migration.model import (
-    ITERATION_ENDS,
     UNKNOWN,
     IterationState,
     VerificationState,
@@ -31,6 +30,7 @@ _COUNTERS: Final = (
     "filesMatched",
 )
 _FINAL: Final = frozenset({"COMPLETED", "FAILED", "CANCELLED"})
+_ITERATION_FINAL: Final = frozenset({"SUCCESS", "FAILED", "CANCELLED"})
 _ITERATION_NOT_BEGUN: Final[Json] = {
     "iteration": 0,
     "state": IterationState.STARTING.value,
@@ -87,9 +87,8 @@ def _iterations(task: Task) -> list[Json]:
     iterations = iterations or [dict(_ITERATION_NOT_BEGUN)]
     last = iterations[-1]
     ending = _ending(task)
-    # An iteration that has ended goes on as the next one: DOWNLOAD_COMPLETE is no end of the task.
-    is_open = last.get("state") not in ITERATION_ENDS
-    if ending is not None and (is_open or ending is IterationState.CANCELLED):
+    # DOWNLOAD_COMPLETE ends a pass, and a client waits for the next one.
+    if ending is not None and last.get("state") not in _ITERATION_FINAL:
         last["state"] = ending.value
     return iterations
 
