@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import heads_openapi
+import node_settings_page
 
 from holdfast.cli.exits import EXITS, SEVERITY, Exit
 from holdfast.heads.conf import OPTIONS, Option
@@ -137,6 +138,7 @@ PAGES = {
     "errors.md": errors_page,
     "cli.md": cli_page,
     "heads-settings.md": heads_settings_page,
+    "node-settings.md": lambda: node_settings_page.node_settings_page(GENERATED),
     "openapi-heads.json": heads_openapi_page,
 }
 

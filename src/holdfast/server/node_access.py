@@ -68,7 +68,7 @@ class Access:
         """Return what the bearer of a token and a certificate may do, both taken together.
 
         Raises:
-            DeniedError: `not-authenticated`: neither is known here, or a token that is wrong.
+            DeniedError: `no-credentials`, or `bad-credentials` if what was shown is not known.
         """
         if self._is_open:
             return ALL_PERMISSIONS
@@ -78,9 +78,10 @@ class Access:
         if token is not None:
             granted |= self._of_token(token)
         if not granted:
+            is_nobody = token is None and not certificate_names
             raise DeniedError(
                 "the node does not know this caller",
-                code="not-authenticated",
+                code="no-credentials" if is_nobody else "bad-credentials",
                 advice="send 'Authorization: Bearer TOKEN' with a token of the node's token file, "
                 "or show a client certificate whose name it knows",
             )
@@ -140,7 +141,7 @@ def source_peer(host: str, peer: PeerSettings) -> SourcePeer:
         key=Path(peer.key) if peer.key else None,
     )
     return SourcePeer(
-        host=peer.address or host,
+        host=host,
         port=peer.port,
         kind=SourceKind(peer.kind),
         tls=tls if peer.tls else None,

@@ -156,7 +156,6 @@ class PeerSettings:
     """[peers.HOST]: a host that instances are pulled from, a key of the migration map."""
 
     port: int = _option(9043, "Its HTTP port.", low=1, high=65535)
-    address: str = _option("", "Where to connect; HOST if empty.")
     kind: str = _option(
         "auto", "What runs there; auto asks it.", choices=tuple(kind.value for kind in SourceKind)
     )
