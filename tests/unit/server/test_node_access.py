@@ -71,7 +71,7 @@ def test_who_is_not_known_is_refused(tokens: Path, authorization: str | None, co
     """Invariant 2 of node_access.py."""
     access = Access(settings_of(tokens))
     if authorization == "Bearer 0ps ":
-        authorization = "Bearer all x"
+        authorization = "Bearer 0ps x"
     with pytest.raises(DeniedError) as caught:
         access.of_request(request(authorization))
     assert caught.value.code == code
