@@ -42,10 +42,8 @@ def request(authorization: str | None, names: tuple[str, ...] = ()) -> Request:
 
 @pytest.fixture
 def tokens(tmp_path: Path) -> Path:
-    text = (
-        "# who may what\n\n" + line("ops", "copy,verify,read", "all") + line("eye", "read", "eye")
-    )
-    return write(tmp_path / "tokens", text)
+    lines = line("ops", "copy,verify,read", "0ps"), line("eye", "read", "eye")
+    return write(tmp_path / "tokens", "# who may what\n\n" + "".join(lines))
 
 
 def test_a_token_gives_what_its_line_says(tokens: Path) -> None:
