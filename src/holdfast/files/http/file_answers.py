@@ -7,7 +7,7 @@ to come again.
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from typing import Final
 
 import msgspec
@@ -29,6 +29,7 @@ from holdfast.files.http.source_side import (
     spell_digest,
 )
 from holdfast.files.http.streaming import PiecewiseResponse, run_while_wanted
+from holdfast.files.migration.exclusions import exclusions_of
 from holdfast.files.migration.requests import parse_digest_algorithm
 from holdfast.model.access import Permission
 
@@ -42,6 +43,8 @@ class FileAnswers:
 
     def __init__(self, services: NodeServices) -> None:
         self._services = services
+        # Patterns are compiled once for each directory.
+        self._exclusions_of = cache(exclusions_of)
         self._files = Permits(services.file_requests_max, BUSY)
         self._lists = Permits(LISTS_MAX, BUSY)
         # A thread for each: a long digest must not keep short requests waiting.
@@ -55,7 +58,7 @@ class FileAnswers:
         instance = instance_of(services, call.host)
         permit = self._lists.take()
         return await PiecewiseResponse(
-            list_files(instance, services.open_directory, services.exclusions_of),
+            list_files(instance, services.open_directory, self._exclusions_of),
             self._pool,
             headers={"content-type": "application/json"},
             on_end=permit.release,
@@ -140,7 +143,7 @@ class FileAnswers:
             instance_of(services, call.host),
             address,
             services.open_directory,
-            services.exclusions_of,
+            self._exclusions_of,
         )
         running = asyncio.get_running_loop().run_in_executor(self._pool, opening)
         try:

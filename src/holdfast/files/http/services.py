@@ -10,8 +10,7 @@ from typing import Protocol
 
 from starlette.requests import HTTPConnection
 
-from holdfast.files.listing import Exclusions
-from holdfast.files.migration.model import Instance, InstanceDirectory
+from holdfast.files.migration.model import Instance
 from holdfast.model.access import Permission
 from holdfast.ports import Clock, ReadableDirectory
 from holdfast.tasks.journal import TaskJournal
@@ -70,8 +69,6 @@ class NodeServices:
     start: StartTask
     open_directory: Callable[[bytes], ReadableDirectory]
     """Open a root for reading; used in one thread at a time and closed there."""
-    exclusions_of: Callable[[Instance, InstanceDirectory], Exclusions]
-    """What of a directory takes no part."""
     permissions_of: Callable[[HTTPConnection], frozenset[Permission]]
     """What the caller may do, by token or client certificate; DeniedError if it is nobody."""
     state: Path

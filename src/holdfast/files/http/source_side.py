@@ -147,7 +147,7 @@ def open_addressed(
         raise _explained(tree, address.path) from error
     finally:
         tree.close()
-    if _is_excluded(exclusions_of(instance, directory), address.path):
+    if exclusions_of(instance, directory).covers(address.path, is_directory=False):
         file.close()
         raise NotFoundError("Requested path is excluded from live migration", code="excluded")
     try:
@@ -242,16 +242,6 @@ def _find(instance: Instance, address: FileAddress) -> InstanceDirectory:
         f"Invalid directoryIndex: {address.index}",
         code="bad-directory-index",
         advice=f"this instance has {len(of_kind)} of type {address.kind}",
-    )
-
-
-def _is_excluded(exclusions: Exclusions, path: bytes) -> bool:
-    if exclusions.is_empty:
-        return False
-    names = path.split(b"/")
-    above = (b"/".join(names[:depth]) for depth in range(1, len(names)))
-    return exclusions.match(path, is_directory=False) or any(
-        exclusions.match(directory, is_directory=True) for directory in above
     )
 
 
