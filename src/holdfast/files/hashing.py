@@ -3,21 +3,23 @@
 Decides nothing: digests, signatures and attributes go back to the verification.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Flag
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from holdfast.errors import CancelledError, ConflictError, HoldfastError, NotFoundError
 from holdfast.files.model import CacheUse
-from holdfast.files.rules import attempts_for, is_racy
+from holdfast.files.rules import attempts_for, ends_run, is_racy
 from holdfast.model.limits import BLOCK_BYTES
-from holdfast.model.tree import Signature, digest_xattrs, signature_of
-from holdfast.ports import Clock, Pace, ReadableDirectory, ReadableFile
+from holdfast.model.tree import Signature, Stat, digest_xattrs, signature_of
+from holdfast.ports import Clock, FileDigest, Pace, ReadableDirectory, ReadableFile
 from holdfast.proof.digests import Algorithm, digest_of, new_digest
 
 _ZEROS = bytes(BLOCK_BYTES)
 _RETRY_AFTER_S = 0.05
+
+Digests = Iterator[int | FileDigest | HoldfastError]
 
 
 class Side(Flag):
@@ -75,89 +77,186 @@ class Hasher:
 
     def read(self, batch: tuple[HashItem, ...]) -> list[HashResult]:
         """Read every item of a batch; raises CancelledError when asked to stop."""
-        results = []
-        for item in batch:
-            source = target = None
-            if item.sides & Side.SOURCE:
+        wanted = [item for item in batch if item.sides & Side.SOURCE]
+        observed_ns = self.clock.now_ns()
+        remote = self._ask_source(wanted)
+        drop_cache = self.cache is CacheUse.DROP
+        targets = {
+            item.number: self._read(self.target, item, drop_cache=drop_cache)
+            for item in batch
+            if item.sides & Side.TARGET
+        }
+        sources = self._read_source(wanted, remote, observed_ns)
+        return [
+            HashResult(item.number, sources.get(item.number), targets.get(item.number))
+            for item in batch
+        ]
+
+    def _ask_source(self, items: list[HashItem]) -> Digests | None:
+        """Have the source begin to digest what it can digest itself."""
+        if not items:
+            return None
+        assert self.source is not None
+        paths = [item.path for item in items]
+        return self.source.digest_files(paths, self.algorithm, drop_cache=False)
+
+    def _read_source(
+        self, items: list[HashItem], remote: Digests | None, observed_ns: int
+    ) -> dict[int, Reading]:
+        """Return what the source holds, by its own word or by reading it here."""
+        found: dict[int, Reading] = {}
+        if remote is not None:
+            due = iter(items)
+            for answer in self._paced(remote):
+                item = next(due)
+                reading = self._reading_of(answer, observed_ns)
+                if reading is not None:
+                    found[item.number] = reading
+        for item in items:
+            if item.number not in found:
                 assert self.source is not None
-                source = self._read(self.source, item, drop_cache=False)
-            if item.sides & Side.TARGET:
-                drop_cache = self.cache is CacheUse.DROP
-                target = self._read(self.target, item, drop_cache=drop_cache)
-            results.append(HashResult(item.number, source, target))
-        return results
+                found[item.number] = self._read(self.source, item, drop_cache=False)
+        return found
+
+    def _paced(self, remote: Digests) -> Iterator[FileDigest | HoldfastError]:
+        for answer in remote:
+            if isinstance(answer, int):
+                self.pace.take(answer)
+                self.pace.moved(answer)
+            else:
+                yield answer
+
+    def _reading_of(self, answer: FileDigest | HoldfastError, observed_ns: int) -> Reading | None:
+        """Return what the source said as a reading; None if it is to be read again."""
+        if isinstance(answer, FileDigest):
+            assert self.source is not None
+            return _reading(self.source, answer, observed_ns) if answer.is_steady else None
+        if ends_run(answer):
+            raise answer
+        return _failed(answer)
 
     def _read(self, directory: ReadableDirectory, item: HashItem, *, drop_cache: bool) -> Reading:
         try:
             for attempt in range(attempts_for(item.size_bytes)):
                 if attempt:
                     self.clock.sleep(_RETRY_AFTER_S * 2**attempt)
-                reading = self._read_once(directory, item.path, drop_cache=drop_cache)
-                if reading is not None:
-                    return reading
+                observed_ns = self.clock.now_ns()
+                found = self._read_once(directory, item.path, drop_cache=drop_cache)
+                if found.is_steady:
+                    return _reading(directory, found, observed_ns)
         except CancelledError:
             raise
-        except (NotFoundError, ConflictError):
-            return Reading(None, None, b"", True, "", "replaced or removed while it was verified")
         except HoldfastError as error:
-            return Reading(None, None, b"", False, error.kind, error.message)
+            if ends_run(error):
+                raise
+            return _failed(error)
         return Reading(None, None, b"", True, "", "changed while it was read")
 
     def _read_once(
         self, directory: ReadableDirectory, path: bytes, *, drop_cache: bool
-    ) -> Reading | None:
-        """Return what one reading gave, or None if the file changed meanwhile."""
-        observed_ns = self.clock.now_ns()
-        reader = directory.open_file(path)
-        try:
-            before = reader.stat()
-            if drop_cache:
-                reader.drop_cache()
-            is_sparse = before.allocated_bytes < before.size_bytes
-            digest = self._digest(reader, before.size_bytes, is_sparse=is_sparse)
-            signature = signature_of(before)
-            if reader.signature() != signature:
-                return None
-            trusted = None if is_racy(signature, observed_ns) else signature
-            return Reading(digest, trusted, digest_xattrs(reader.xattrs()), False, "", "")
-        finally:
-            reader.close()
-
-    def _digest(self, reader: ReadableFile, size_bytes: int, *, is_sparse: bool) -> bytes:
-        if size_bytes <= BLOCK_BYTES:
-            self.pace.take(size_bytes)
-            block = self._block()[:size_bytes]
-            done = reader.read_into(block, 0) if size_bytes else 0
-            self.pace.moved(done)
-            return digest_of(self.algorithm, block[:done])
-        digest = new_digest(self.algorithm)
-        extents = reader.data_extents(size_bytes) if is_sparse else iter([(0, size_bytes)])
-        position = 0
-        for start, end in extents:
-            self._hash_zeros(digest.update, start - position)
-            position = start
-            while position < end:
-                block = self._block()[: min(BLOCK_BYTES, end - position)]
-                self.pace.take(len(block))
-                done = reader.read_into(block, position)
-                if not done:
-                    return digest.digest()  # It shrank; its state after the reading tells.
-                digest.update(block[:done])
-                self.pace.moved(done)
-                position += done
-        self._hash_zeros(digest.update, size_bytes - position)
-        return digest.digest()
-
-    def _hash_zeros(self, update: Callable[[memoryview], object], size_bytes: int) -> None:
-        for offset in range(0, size_bytes, BLOCK_BYTES):
-            self.pace.take(0)
-            update(memoryview(_ZEROS)[: size_bytes - offset])
-        self.pace.moved(size_bytes)
-
-    def _block(self) -> memoryview:
+    ) -> FileDigest:
         if self._buffer is None:
             self._buffer = memoryview(bytearray(BLOCK_BYTES))
-        return self._buffer
+        remote = directory.digest_files([path], self.algorithm, drop_cache=drop_cache)
+        if remote is None:
+            return read_digest(
+                directory,
+                path,
+                self.algorithm,
+                pace=self.pace,
+                buffer=self._buffer,
+                drop_cache=drop_cache,
+            )
+        answer = next(self._paced(remote))
+        if isinstance(answer, HoldfastError):
+            raise answer
+        return answer
+
+
+def _reading(directory: ReadableDirectory, found: FileDigest, observed_ns: int) -> Reading:
+    """Return a digest as a reading, trusted later only if a write must have left a trace by now.
+
+    Args:
+        directory: Whose clock stamped the file.
+        found: The digest.
+        observed_ns: When it was asked for, by this machine's clock.
+    """
+    signature = signature_of(found.stat)
+    racy = is_racy(signature, observed_ns + directory.capabilities().clock_ahead_ns)
+    return Reading(found.digest, None if racy else signature, found.xattrs, False, "", "")
+
+
+def _failed(error: HoldfastError) -> Reading:
+    if isinstance(error, NotFoundError | ConflictError):
+        return Reading(None, None, b"", True, "", "replaced or removed while it was verified")
+    return Reading(None, None, b"", False, error.kind, error.message)
+
+
+class Opens(Protocol):
+    """What read_digest needs of a tree."""
+
+    def open_file(self, path: bytes) -> ReadableFile:
+        """As ReadableDirectory."""
+        ...
+
+
+def read_digest(
+    directory: Opens,
+    path: bytes,
+    algorithm: Algorithm,
+    *,
+    pace: Pace,
+    buffer: memoryview,
+    drop_cache: bool,
+) -> FileDigest:
+    """Open a file, read it once and return its digest, holes as the zeros they read as."""
+    reader = directory.open_file(path)
+    try:
+        before = reader.stat()
+        if drop_cache:
+            reader.drop_cache()
+        digest = _digest(reader, before, algorithm, pace, buffer)
+        is_steady = reader.signature() == signature_of(before)
+        return FileDigest(before, digest, digest_xattrs(reader.xattrs()), is_steady)
+    finally:
+        reader.close()
+
+
+def _digest(
+    reader: ReadableFile, stat: Stat, algorithm: Algorithm, pace: Pace, buffer: memoryview
+) -> bytes:
+    size_bytes = stat.size_bytes
+    if size_bytes <= BLOCK_BYTES:
+        pace.take(size_bytes)
+        block = buffer[:size_bytes]
+        done = reader.read_into(block, 0) if size_bytes else 0
+        pace.moved(done)
+        return digest_of(algorithm, block[:done])
+    digest = new_digest(algorithm)
+    is_sparse = stat.allocated_bytes < size_bytes
+    extents = reader.data_extents(size_bytes) if is_sparse else iter([(0, size_bytes)])
+    position = 0
+    for start, end in extents:
+        _hash_zeros(digest.update, start - position, pace)
+        position = start
+        while position < end:
+            block = buffer[: min(BLOCK_BYTES, end - position)]
+            pace.take(len(block))
+            done = reader.read_into(block, position)
+            if not done:
+                return digest.digest()  # It shrank; its state after the reading tells.
+            digest.update(block[:done])
+            pace.moved(done)
+            position += done
+    _hash_zeros(digest.update, size_bytes - position, pace)
+    return digest.digest()
+
+
+def _hash_zeros(update: Callable[[memoryview], object], size_bytes: int, pace: Pace) -> None:
+    for offset in range(0, size_bytes, BLOCK_BYTES):
+        pace.take(0)
+        update(memoryview(_ZEROS)[: size_bytes - offset])
+    pace.moved(size_bytes)
 
 
 def find_damage(

@@ -17,7 +17,7 @@ Invariants:
 import hashlib
 from collections.abc import Mapping
 
-from holdfast.errors import InvalidRequestError, StateError
+from holdfast.errors import HoldfastError, InvalidRequestError, StateError, UnavailableError
 from holdfast.files.model import (
     DAMAGE,
     FULL_FIDELITY,
@@ -242,6 +242,11 @@ def trend_of(before: Pass | None, now: Pass) -> Trend:
         size_bytes_before=None if before is None else before.size_bytes,
         final_pass_s=final_pass_s,
     )
+
+
+def ends_run(error: HoldfastError) -> bool:
+    """Say whether an error is of a source as a whole, so that every further entry would meet it."""
+    return isinstance(error, UnavailableError) or error.code == "source-replaced"
 
 
 def attempts_for(size_bytes: int) -> int:
