@@ -56,6 +56,8 @@ MIGRATION_PASSES_MAX: Final = 256
 
 FRAME_BYTES_MAX: Final = 4 * MIB
 """Longest frame of the stream protocol."""
+REQUEST_FRAME_BYTES_MAX: Final = 2 * MIB
+"""Longest frame that a client may send: STREAM_PATHS_MAX paths of PATH_BYTES_MAX, and some."""
 HELLO_BYTES_MAX: Final = 8 * KIB
 """Longest first frame: whoever sends it is not known yet."""
 STREAM_PATHS_MAX: Final = 256
@@ -71,7 +73,6 @@ READ_AHEAD_ENTRIES_MAX: Final = 65_536
 """What is listed ahead of a walk over another host's tree."""
 STREAM_WINDOW_BYTES: Final = 16 * MIB
 """Bytes of a large file asked for in one request; two are under way at once."""
-STREAM_CONNECTIONS_MAX: Final = 256
 
 HEAD_VALUE_BYTES_MAX: Final = 4 * KIB
 HEAD_KEY_BYTES_MAX: Final = 2 * KIB

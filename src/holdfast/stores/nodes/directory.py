@@ -18,6 +18,7 @@ from typing import Final, TypeVar
 from holdfast.errors import HoldfastError
 from holdfast.model.limits import (
     BLOCK_BYTES,
+    KIB,
     READ_AHEAD_DIRECTORIES_MAX,
     READ_AHEAD_ENTRIES_MAX,
     STREAM_PATHS_MAX,
@@ -68,6 +69,10 @@ _LISTINGS_OPEN_MAX: Final = 256
 _LINKS_MAX: Final = 4096
 _BUNDLES_AHEAD: Final = 4
 _BUNDLE_BYTES: Final = BLOCK_BYTES
+_REQUEST_BYTES: Final = 16 * KIB
+"""Of paths in a request that is sent ahead. All of these together must fit what the kernel holds
+for a source that is busy answering: or both sides would wait for the other to read."""
+_AHEAD_PATH_BYTES_MAX: Final = 512
 
 _T = TypeVar("_T")
 
@@ -314,6 +319,8 @@ class NodeDirectory:
         held = sum(each.count for each in self._listed.values())
         while self._hints and count and len(self._listed) < limit and held < READ_AHEAD_ENTRIES_MAX:
             path = self._hints.pop()
+            if len(path) > _AHEAD_PATH_BYTES_MAX:
+                continue
             reply = ListingReply(path)
             self._ask_ahead(Kind.LIST, PathRequest(path), reply)
             self._listed[path] = reply
@@ -344,10 +351,17 @@ class NodeDirectory:
         while self._expected and len(self._bundles) < _BUNDLES_AHEAD:
             paths: list[bytes] = []
             size_bytes = 0
-            while self._expected and len(paths) < STREAM_PATHS_MAX and size_bytes < _BUNDLE_BYTES:
+            room = _REQUEST_BYTES
+            while (
+                self._expected
+                and len(paths) < STREAM_PATHS_MAX
+                and size_bytes < _BUNDLE_BYTES
+                and room > 0
+            ):
                 each = self._expected.popleft()
                 paths.append(each.path)
                 size_bytes += each.size_bytes
+                room -= len(each.path)
             reply = BundleReply(paths)
             self._ask_ahead(Kind.BUNDLE, BundleRequest(paths, self._algorithm), reply)
             self._bundles.append(reply)
