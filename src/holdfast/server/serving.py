@@ -15,7 +15,7 @@ import logging
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -96,7 +96,7 @@ class Certificates:
         return context
 
 
-def names_of(certificate: dict[str, object] | None) -> tuple[str, ...]:
+def names_of(certificate: Mapping[str, object] | None) -> tuple[str, ...]:
     """Return the DNS names of a checked certificate as `getpeercert` has it; else its common name.
 
     Args:

@@ -13,7 +13,7 @@ Invariants:
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from holdfast.errors import (
     CapacityError,
@@ -87,7 +87,7 @@ _COPYING: Final = frozenset({Permission.COPY})
 
 
 class _Answer(NamedTuple):
-    message: type
+    message: type[Any]
     allowed: frozenset[Permission]
     answer: Callable[..., None]
     """Given the session, the number of the request, and the request."""
