@@ -337,7 +337,7 @@ OUR_OPERATIONS: Final = (
         path="/openapi.json",
         summary="This description.",
         permissions=frozenset(),
-        answers={200: dict[str, object]},
+        answers={200: shapes.Json},
     ),
 )
 

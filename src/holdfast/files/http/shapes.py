@@ -4,7 +4,7 @@ Requests are decoded by these; answers that are built from other parts of holdfa
 described by them, for /openapi.json. What the members mean stands in files/migration/model.py.
 """
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -17,7 +17,7 @@ Count = Annotated[int, Meta(ge=0, le=1 << 53)]
 Rate = Annotated[int, Meta(ge=1, le=1 << 53)]
 Percent = Annotated[float, Meta(ge=0, le=100)]
 Word = Annotated[str, Meta(min_length=1, max_length=256)]
-Json = dict[str, object]
+Json = dict[str, Any]
 
 BodyT = TypeVar("BodyT", bound=msgspec.Struct)
 
