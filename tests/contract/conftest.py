@@ -4,11 +4,13 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from tests.support.stream import StreamServer
 
 from holdfast.model.tree import ROOT_PATH, FileKind, Metadata
-from holdfast.ports import Directory
+from holdfast.ports import Directory, ReadableDirectory
 from holdfast.stores.directories.posix import PosixDirectory
 from holdfast.testing.directory import SimDirectory
 
@@ -77,15 +79,58 @@ class PosixWorld:
         self.tree.close()
 
 
+class NodeTree:
+    """A directory that is written here and read through a stream server."""
+
+    def __init__(self, root: bytes) -> None:
+        self._server = StreamServer(root).start()
+        self._read = self._server.open()
+        self._written = PosixDirectory(root)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a method of the half it belongs to."""
+        return getattr(self._read if name in vars(ReadableDirectory) else self._written, name)
+
+    def close(self) -> None:
+        """Release both ends."""
+        self._read.close()
+        self._written.close()
+        self._server.stop()
+
+
+class NodeWorld(PosixWorld):
+    """An empty directory of a real file system, read over a real socket."""
+
+    name = "node"
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.tree.close()
+        self.tree = cast(Directory, NodeTree(self.root))
+
+    def forbid(self, path: bytes) -> None:
+        """Take every permission away from the server, which runs as who runs the tests."""
+        if os.geteuid() == 0:
+            pytest.skip("a server run by root is forbidden nothing")
+        super().forbid(path)
+
+
 World = SimWorld | PosixWorld
 
 
-@pytest.fixture(params=["sim", "posix"])
+@pytest.fixture(params=["sim", "posix", "node"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     """One implementation of the port, empty."""
     root = tmp_path / "root"
     root.mkdir()
-    made: World = SimWorld() if request.param == "sim" else PosixWorld(root)
+    made: World
+    match request.param:
+        case "sim":
+            made = SimWorld()
+        case "posix":
+            made = PosixWorld(root)
+        case _:
+            made = NodeWorld(root)
     yield made
     made.close()
 

@@ -210,6 +210,7 @@ class StreamSession:
                     code="forbidden",
                     advice="ask the owner of the source for the permission 'copy'",
                 )
+            self._tree.refresh()
             row.answer(self, header.number, request)
         except HoldfastError as error:
             if error.code == "bad-frame":

@@ -7,7 +7,8 @@ follows no symlink.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from holdfast.errors import DeniedError, HoldfastError
+from holdfast.errors import DeniedError, HoldfastError, InvalidRequestError
+from holdfast.model.limits import NAME_BYTES_MAX
 from holdfast.model.tree import (
     ROOT_PATH,
     FileKind,
@@ -17,18 +18,23 @@ from holdfast.model.tree import (
     join_path,
     parent_of,
 )
-from holdfast.ports import ReadableDirectory, ReadableFile, SmallFile
+from holdfast.ports import ReadableFile, SmallFile
+from holdfast.stores.directories.posix import PosixReadableDirectory
 
 
 @dataclass(slots=True, kw_only=True)
 class ExportedTree:
     """The readable part of a directory."""
 
-    directory: ReadableDirectory
+    directory: PosixReadableDirectory
     is_excluded: Callable[[bytes, bool], bool]
     """Given a path and whether it is a directory."""
     _allowed: tuple[bytes, bool] = (ROOT_PATH, True)
     """The directory asked about last: whether what is in it may be shown."""
+
+    def refresh(self) -> None:
+        """See what directories are there now, before each request."""
+        self.directory.refresh()
 
     def names(self, path: bytes) -> list[bytes]:
         """Return the names of a directory that are shown, sorted."""
@@ -87,7 +93,7 @@ class ExportedTree:
             raise _excluded(path)
 
     def _check_parents(self, path: bytes) -> None:
-        check_path(path)
+        _check(path)
         parent = parent_of(path)
         if self._allowed[0] != parent:
             self._allowed = (parent, self._shows_directory(parent))
@@ -96,7 +102,7 @@ class ExportedTree:
 
     def _check_directory(self, path: bytes) -> None:
         if path != ROOT_PATH:
-            check_path(path)
+            _check(path)
         if not self._shows_directory(path):
             raise _excluded(path)
 
@@ -106,6 +112,14 @@ class ExportedTree:
                 return False
             path = parent_of(path)
         return True
+
+
+def _check(path: bytes) -> None:
+    if any(len(name) > NAME_BYTES_MAX for name in path.split(b"/")):
+        raise InvalidRequestError(
+            f"{display_path(path[:200])}...: name too long", code="name-too-long", path=path[:200]
+        )
+    check_path(path)
 
 
 def _excluded(path: bytes) -> DeniedError:

@@ -194,6 +194,10 @@ class PosixReadableDirectory:
         finally:
             os.close(descriptor)
 
+    def refresh(self) -> None:
+        """Walk every path anew from here on: others may have renamed directories meanwhile."""
+        self._forget(ROOT_PATH)
+
     def close(self) -> None:
         """See ReadableDirectory."""
         self._forget(ROOT_PATH)

@@ -14,7 +14,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NoReturn
 
 from holdfast.errors import ConflictError, HoldfastError, InvalidRequestError, UnavailableError
 from holdfast.model.tree import display_path
@@ -55,6 +55,10 @@ class NodeAddress:
         """Return it as it is written on the command line."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}/{self.export}"
+
+
+class AbandonedError(ConnectionResetError):
+    """The connection was let go from this side, and may be made again at once."""
 
 
 class Connection:
@@ -119,6 +123,8 @@ class Connection:
         while True:
             try:
                 attempt()
+            except AbandonedError:
+                continue
             except OSError as error:
                 self._pause(error, 0.0)
             except HoldfastError as error:
@@ -134,8 +140,7 @@ class Connection:
         """Send a request with the next ones, or with the next wait; OSError if that fails."""
         channel = self._connect()
         if any(each.owner is not None and each.owner is not reply.owner for each in self._asked):
-            self.drop()  # Half an answer that nobody waits for.
-            channel = self._connect()
+            self.abandon()
         self._number = (self._number + 1) & 0xFFFFFFFF
         reply.number = self._number
         channel.put_off(encode_frame(kind, self._number, message))
@@ -208,6 +213,11 @@ class Connection:
             self._channel.close()
             self._channel = None
             self.generation += 1
+
+    def abandon(self) -> NoReturn:
+        """Let the connection go because nobody waits for what is under way: it is made anew."""
+        self.drop()
+        raise AbandonedError("what was under way is not wanted any more")
 
     def _heard(self, reply: Reply, *, is_last: bool) -> None:
         self._failures = 0

@@ -27,7 +27,6 @@ from holdfast.model.tree import (
     ROOT_PATH,
     Capabilities,
     Stat,
-    check_path,
     display_path,
     join_path,
 )
@@ -214,7 +213,6 @@ class NodeDirectory:
     def open_file(self, path: bytes) -> NodeFile:
         """See ReadableDirectory."""
         self._enter()
-        check_path(path)
         self._handle = (self._handle + 1) & 0xFFFFFFFF
         algorithm = self._algorithm
         return NodeFile(

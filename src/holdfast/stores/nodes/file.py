@@ -249,8 +249,7 @@ class NodeFile:
             return self._windows[0]
         if self._windows:
             if any(not window.is_done for window in self._windows):
-                self._connection.drop()
-                raise ConnectionResetError("read elsewhere than was foreseen")
+                self._connection.abandon()
             self._windows.clear()
         while self._ahead and self._ahead[0][1] <= at:
             self._ahead.popleft()

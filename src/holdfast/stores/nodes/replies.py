@@ -1,7 +1,7 @@
 """Answers of a source while they arrive, one object for each request; no I/O."""
 
 from collections import deque
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from holdfast.errors import HoldfastError
 from holdfast.model.limits import DIRECTORY_ENTRIES_MAX, STREAM_PATHS_MAX
@@ -73,8 +73,8 @@ class ValueReply(Reply, Generic[MessageT]):
         """Return it, or raise the error that came instead."""
         if self.error is not None:
             raise self.error
-        assert self._value is not None
-        return self._value
+        assert self.is_done
+        return cast(MessageT, self._value)  # Which may be None: some answers only say "done".
 
 
 class DataReply(Reply):
