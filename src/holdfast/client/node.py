@@ -1,0 +1,175 @@
+"""A client of one node's HTTP API, in the words of that API; used by the command line.
+
+How requests travel and what their errors are stands in node_connection.py. Objects are answered as
+the API has them (docs/reference/openapi-node.json); what starts work takes an idempotency key, so
+that it is never done twice.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from holdfast.client.node_connection import (
+    TASKS,
+    TIMEOUT_S,
+    Json,
+    NodeConnection,
+    NodeEndpoint,
+    NodeEvent,
+    odd_answer,
+)
+
+_LIVE_MIGRATION: Final = "/api/v1/live-migration"
+_COPIES: Final = f"{_LIVE_MIGRATION}/data-copy-tasks"
+_VERIFICATIONS: Final = f"{_LIVE_MIGRATION}/files-verification-tasks"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartedTask:
+    """A task that was admitted."""
+
+    task_id: str
+    status_url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Some of a longer list."""
+
+    items: tuple[Json, ...]
+    cursor_next: str | None
+
+
+class NodeClient:
+    """One node; used in one event loop, in `async with`."""
+
+    def __init__(self, endpoint: NodeEndpoint, *, timeout_s: float = TIMEOUT_S) -> None:
+        """Connect to nothing yet; raises as NodeConnection."""
+        self._connection = NodeConnection(endpoint, timeout_s=timeout_s)
+        self.copies = NodeMigrations(self._connection, _COPIES)
+        """Data copies."""
+        self.verifications = NodeMigrations(self._connection, _VERIFICATIONS)
+        self.tasks = NodeTasks(self._connection)
+        """All of these and repairs, also those of other instances of the node."""
+
+    async def __aenter__(self) -> "NodeClient":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Release all connections."""
+        await self._connection.close()
+
+    async def node(self) -> Json:
+        """Return what the node tells of itself."""
+        return await self._connection.ask("GET", "/api/v1/node")
+
+    async def status(self) -> Json:
+        """Return the completion latch: `state`, `endTime`."""
+        return await self._connection.ask("GET", f"{_LIVE_MIGRATION}/status")
+
+    async def mark_complete(self, idempotency_key: str) -> Json:
+        """Mark the migration complete; StateError (`already-complete`) if it is."""
+        return await self._connection.ask(
+            "POST", f"{_LIVE_MIGRATION}/status", idempotency_key=idempotency_key
+        )
+
+    async def clear_status(self) -> Json:
+        """Forget the mark."""
+        return await self._connection.ask("DELETE", f"{_LIVE_MIGRATION}/status")
+
+    async def repair(
+        self, verification_id: str, request: Mapping[str, object], idempotency_key: str
+    ) -> StartedTask:
+        """Start the repair of what a verification found."""
+        route = f"{_VERIFICATIONS}/{verification_id}/repair"
+        return _started(
+            await self._connection.ask("POST", route, body=request, idempotency_key=idempotency_key)
+        )
+
+
+class NodeMigrations:
+    """Data copies, or verifications, at a node."""
+
+    def __init__(self, connection: NodeConnection, route: str) -> None:
+        self._connection = connection
+        self._route = route
+
+    async def start(self, request: Mapping[str, object], idempotency_key: str) -> StartedTask:
+        """Start one; the members of `request` are those of the API."""
+        return _started(
+            await self._connection.ask(
+                "POST", self._route, body=request, idempotency_key=idempotency_key
+            )
+        )
+
+    async def last(self) -> list[Json]:
+        """Return the instance's last task if it is one of these."""
+        return await self._connection.ask_list(self._route)
+
+    async def show(self, task_id: str) -> Json:
+        """Return one."""
+        return await self._connection.ask("GET", f"{self._route}/{task_id}")
+
+    async def cancel(self, task_id: str) -> Json:
+        """Cancel one. Idempotent."""
+        return await self._connection.ask("PATCH", f"{self._route}/{task_id}")
+
+    async def results(
+        self, task_id: str, *, outcome: str = "", cursor: str = "", limit: int = 100
+    ) -> Page:
+        """Return a page of what became of its entries, or was found of them."""
+        query = _page_query(outcome=outcome, cursor=cursor, limit=limit)
+        told = await self._connection.ask("GET", f"{self._route}/{task_id}/results", query=query)
+        return _page(told, "entries")
+
+
+class NodeTasks:
+    """All tasks of a node."""
+
+    def __init__(self, connection: NodeConnection) -> None:
+        self._connection = connection
+
+    async def page(
+        self, *, kind: str = "", state: str = "", cursor: str = "", limit: int = 100
+    ) -> Page:
+        """Return a page of them, newest first."""
+        query = _page_query(kind=kind, state=state, cursor=cursor, limit=limit)
+        return _page(await self._connection.ask("GET", TASKS, query=query), "tasks")
+
+    async def show(self, task_id: str) -> Json:
+        """Return one."""
+        return await self._connection.ask("GET", f"{TASKS}/{task_id}")
+
+    async def limit_rate(self, task_id: str, rate_bytes_per_s: int) -> Json:
+        """Have it move at most so many bytes a second from now on; 0 lifts the limit."""
+        body = {"rateBytesPerSecond": rate_bytes_per_s}
+        return await self._connection.ask("PATCH", f"{TASKS}/{task_id}", body=body)
+
+    async def cancel(self, task_id: str) -> Json:
+        """Ask it to stop."""
+        return await self._connection.ask("PATCH", f"{TASKS}/{task_id}", body={"cancel": True})
+
+    def follow(self, task_id: str, after: int = 0) -> AsyncIterator[NodeEvent]:
+        """Yield its events after a sequence, and its progress, until it has ended."""
+        return self._connection.follow(task_id, after)
+
+
+def _started(told: Json) -> StartedTask:
+    task_id, status_url = told.get("taskId"), told.get("statusUrl")
+    if isinstance(task_id, str) and isinstance(status_url, str):
+        return StartedTask(task_id=task_id, status_url=status_url)
+    raise odd_answer()
+
+
+def _page_query(*, limit: int, **texts: str) -> dict[str, str]:
+    return {name: text for name, text in texts.items() if text} | {"limit": str(limit)}
+
+
+def _page(told: Json, name: str) -> Page:
+    items, cursor = told.get(name), told.get("cursorNext")
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise odd_answer()
+    return Page(items=tuple(items), cursor_next=cursor if isinstance(cursor, str) else None)
