@@ -78,11 +78,16 @@ def instance_of(services: NodeServices, host: str) -> Instance:
 
 
 def latch_of(services: NodeServices, host: str) -> Latch:
-    """Return the completion latch of the instance of a host."""
+    """Return the completion latch of the instance of a host, with the marks in its directories."""
     instance = instance_of(services, host)
-    is_target = host in services.migration_map.values()
-    roots = [directory.path for directory in instance.directories] if is_target else []
-    return Latch(instance.staging, roots)
+    return Latch(instance.staging, [directory.path for directory in instance.directories])
+
+
+def latch_to_close(services: NodeServices, host: str) -> Latch:
+    """Return the latch to mark complete: nothing is written into the directories of a source."""
+    if host in services.migration_map.values():
+        return latch_of(services, host)
+    return Latch(instance_of(services, host).staging)
 
 
 async def _check(guard: Guard, services: NodeServices, host: str) -> None:

@@ -1,13 +1,16 @@
 """Answers about the completion latch of the instance a request is made to."""
 
 import asyncio
+from typing import Final
 
 from starlette.responses import JSONResponse, Response
 
-from holdfast.errors import ConflictError, StateError
+from holdfast.errors import ConflictError, InvalidRequestError, StateError
 from holdfast.files.http.call import Call
-from holdfast.files.http.guards import latch_of
+from holdfast.files.http.guards import latch_of, latch_to_close
 from holdfast.files.http.services import NodeServices
+
+_KEY_MAX: Final = 1024
 
 
 class StatusAnswers:
@@ -23,9 +26,11 @@ class StatusAnswers:
 
     async def mark_complete(self, call: Call) -> Response:
         """Mark it complete."""
-        latch = latch_of(self._services, call.host)
+        latch = latch_to_close(self._services, call.host)
+        now_ns, key = self._services.clock.now_ns(), call.idempotency_key
+        _check_key(key)
         try:
-            status = await asyncio.to_thread(latch.complete, self._services.clock.now_ns())
+            status = await asyncio.to_thread(latch.complete, now_ns, key)
         except ConflictError as error:
             raise StateError(
                 "Live Migration marked as COMPLETED earlier.",
@@ -38,3 +43,12 @@ class StatusAnswers:
         """Forget the mark."""
         await asyncio.to_thread(latch_of(self._services, call.host).clear)
         return JSONResponse({"status": "OK"})
+
+
+def _check_key(key: str | None) -> None:
+    if key is not None and not (0 < len(key) <= _KEY_MAX and key.isprintable()):
+        raise InvalidRequestError(
+            f"the Idempotency-Key is empty, longer than {_KEY_MAX} or not printable",
+            code="bad-field",
+            advice="take some 32 random letters and digits",
+        )
