@@ -14,7 +14,7 @@ from holdfast.files.rules import attempts_for, ends_run, is_racy
 from holdfast.model.limits import BLOCK_BYTES
 from holdfast.model.tree import Signature, Stat, digest_xattrs, signature_of
 from holdfast.ports import Clock, FileDigest, Pace, ReadableDirectory, ReadableFile
-from holdfast.proof.digests import Algorithm, digest_of, new_digest
+from holdfast.proof.digests import Algorithm, Digest, digest_of, new_digest
 
 _ZEROS = bytes(BLOCK_BYTES)
 _RETRY_AFTER_S = 0.05
@@ -73,6 +73,8 @@ class Hasher:
     cache: CacheUse
     pace: Pace
     clock: Clock
+    seed: int = 0
+    """Of the digests. With one, the source is read here: it would take its own without."""
     _buffer: memoryview | None = None
 
     def read(self, batch: tuple[HashItem, ...]) -> list[HashResult]:
@@ -94,7 +96,7 @@ class Hasher:
 
     def _ask_source(self, items: list[HashItem]) -> Digests | None:
         """Have the source begin to digest what it can digest itself."""
-        if not items:
+        if not items or self.seed:
             return None
         assert self.source is not None
         paths = [item.path for item in items]
@@ -157,12 +159,15 @@ class Hasher:
     ) -> FileDigest:
         if self._buffer is None:
             self._buffer = memoryview(bytearray(BLOCK_BYTES))
-        remote = directory.digest_files([path], self.algorithm, drop_cache=drop_cache)
+        remote = None
+        if not self.seed:
+            remote = directory.digest_files([path], self.algorithm, drop_cache=drop_cache)
         if remote is None:
             return read_digest(
                 directory,
                 path,
                 self.algorithm,
+                seed=self.seed,
                 pace=self.pace,
                 buffer=self._buffer,
                 drop_cache=drop_cache,
@@ -205,6 +210,7 @@ def read_digest(
     path: bytes,
     algorithm: Algorithm,
     *,
+    seed: int = 0,
     pace: Pace,
     buffer: memoryview,
     drop_cache: bool,
@@ -215,24 +221,30 @@ def read_digest(
         before = reader.stat()
         if drop_cache:
             reader.drop_cache()
-        digest = _digest(reader, before, algorithm, pace, buffer)
+        if seed or before.size_bytes > BLOCK_BYTES:
+            digest = _digest(reader, before, new_digest(algorithm, seed), pace, buffer)
+        else:
+            digest = _digest_small(reader, before.size_bytes, algorithm, pace, buffer)
         is_steady = reader.signature() == signature_of(before)
         return FileDigest(before, digest, digest_xattrs(reader.xattrs()), is_steady)
     finally:
         reader.close()
 
 
+def _digest_small(
+    reader: ReadableFile, size_bytes: int, algorithm: Algorithm, pace: Pace, buffer: memoryview
+) -> bytes:
+    pace.take(size_bytes)
+    block = buffer[:size_bytes]
+    done = reader.read_into(block, 0) if size_bytes else 0
+    pace.moved(done)
+    return digest_of(algorithm, block[:done])
+
+
 def _digest(
-    reader: ReadableFile, stat: Stat, algorithm: Algorithm, pace: Pace, buffer: memoryview
+    reader: ReadableFile, stat: Stat, digest: Digest, pace: Pace, buffer: memoryview
 ) -> bytes:
     size_bytes = stat.size_bytes
-    if size_bytes <= BLOCK_BYTES:
-        pace.take(size_bytes)
-        block = buffer[:size_bytes]
-        done = reader.read_into(block, 0) if size_bytes else 0
-        pace.moved(done)
-        return digest_of(algorithm, block[:done])
-    digest = new_digest(algorithm)
     is_sparse = stat.allocated_bytes < size_bytes
     extents = reader.data_extents(size_bytes) if is_sparse else iter([(0, size_bytes)])
     position = 0

@@ -107,10 +107,16 @@ _TELL: dict[int, tuple[type[HoldfastError], str, str, str]] = {
 class Ledger:
     """The memory of one pair, owned by the task that holds the pair's lock."""
 
-    def __init__(self, path: Path | None, algorithm: Algorithm) -> None:
-        """Open or make it. Digests of another algorithm than `algorithm` are forgotten.
+    def __init__(
+        self, path: Path | None, algorithm: Algorithm, *, seed: int = 0, keep: bool = False
+    ) -> None:
+        """Open or make it. Digests of another algorithm or seed than these are forgotten.
 
-        Without a path it lasts as long as this object, on disk but without a name.
+        Args:
+            path: Without one it lasts as long as this object, on disk but without a name.
+            algorithm: What digests are to be of.
+            seed: What they are to be seeded with.
+            keep: Stay with the algorithm and seed it has, if it has any.
 
         Raises:
             UnsupportedError: `format-newer`. And as told_as_ours.
@@ -124,7 +130,8 @@ class Ledger:
             self.connection.execute("PRAGMA synchronous = FULL")
             self.connection.execute("PRAGMA cache_size = -16384")
             self._migrate()
-            self._use_algorithm(algorithm)
+            if not (keep and self.get("algorithm")):
+                self._use_algorithm(algorithm, seed)
         self.plan = PlanTable(self.connection)
         self.entries = EntryTable(self.connection)
 
@@ -141,11 +148,12 @@ class Ledger:
                 f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;"
             )
 
-    def _use_algorithm(self, algorithm: Algorithm) -> None:
-        if self.get("algorithm") != algorithm:
+    def _use_algorithm(self, algorithm: Algorithm, seed: int) -> None:
+        if (self.get("algorithm"), int(self.get("seed") or 0)) != (algorithm, seed):
             with self.transaction():
                 self.connection.execute("DELETE FROM entries")
                 self.set("algorithm", algorithm.value)
+                self.set("seed", str(seed))
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:

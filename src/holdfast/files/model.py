@@ -165,6 +165,7 @@ class VerifyOptions:
     sample_percent: float | None = None
     sample_bytes: int | None = None
     sample_seed: int = 0
+    digest_seed: int = 0
     changed_after_ns: int = 0
     """What differs and was changed at the source from here on (wall clock) is CHANGED, not damage.
     A verification sets it to its own start, the one that closes a copy to the copy's."""
