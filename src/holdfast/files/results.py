@@ -75,7 +75,7 @@ def finding_line(finding: Finding) -> bytes:
 def plain_object(value: object) -> dict[str, object]:
     """Return a dataclass as a JSON object."""
     names = getattr(value, "__dataclass_fields__", {})
-    return {_camel(name): plain(getattr(value, name)) for name in names}
+    return {camel_case(name): plain(getattr(value, name)) for name in names}
 
 
 def plain(value: object) -> object:
@@ -89,6 +89,7 @@ def plain(value: object) -> object:
     return plain_object(value) if hasattr(value, "__dataclass_fields__") else value
 
 
-def _camel(name: str) -> str:
+def camel_case(name: str) -> str:
+    """Spell a name of ours as a member of JSON."""
     first, *rest = name.split("_")
     return first + "".join(word.capitalize() for word in rest)

@@ -69,7 +69,7 @@ def copy_request_as_json(request: CopyRequest) -> dict[str, object]:
         "maxDelete": request.delete_limit.count,
         "maxDeletePercent": request.delete_limit.percent,
         "allowEmptied": list(request.allow_emptied),
-        "digestAlgorithm": _spell(request.algorithm),
+        "digestAlgorithm": spell_algorithm(request.algorithm),
         "verify": request.verify.value,
         "rateBytesPerSecond": request.rate_bytes_per_s,
     }
@@ -224,5 +224,6 @@ def _cache(value: object) -> CacheUse:
     raise ValueError("drop or keep")
 
 
-def _spell(algorithm: Algorithm) -> str:
+def spell_algorithm(algorithm: Algorithm) -> str:
+    """Return the name of an algorithm as requests have it."""
     return next(name for name, found in _ALGORITHMS.items() if found is algorithm)

@@ -4,48 +4,28 @@ Every function resumes: called again with the same request in the same task, it 
 last attempt was cut off.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 
+from holdfast.errors import HoldfastError, NotFoundError
+from holdfast.files.ledger import told_as_ours
 from holdfast.files.migration.model import (
     CopyRequest,
     Instance,
+    LatchStatus,
     RepairRequest,
     SourcePeer,
     VerificationRequest,
 )
-from holdfast.ports import (
-    Clock,
-    Directory,
-    Entropy,
-    PaceControl,
-    ReadableDirectory,
-    StartWorkers,
+from holdfast.files.migration.opening import MigrationSurroundings, latch_of
+from holdfast.files.migration.passes import CopyPasses
+from holdfast.files.migration.repairs import RepairRun
+from holdfast.files.migration.verification import VerificationRun
+from holdfast.files.side_directory import (
+    QUARANTINE_DIRECTORY,
+    remove_side_directory,
+    remove_tree,
 )
-from holdfast.proof.signature import SigningKey
 from holdfast.tasks.runner import TaskContext
-
-OpenSources = Callable[[SourcePeer, Instance], Sequence[ReadableDirectory]]
-"""Opens the source's side of every directory of an instance, in their order, for one pass.
-
-Raises StateError (`source-completed`) if the source says that its migration is complete."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MigrationSurroundings:
-    """What the composition root provides."""
-
-    state: Path
-    """Directory of journal, locks, ledgers, keys and proofs."""
-    clock: Clock
-    entropy: Entropy
-    open_sources: OpenSources
-    open_target: Callable[[bytes, bool], Directory]
-    """Given the root and whether to make it if it is missing."""
-    make_pace: Callable[[float | None], PaceControl]
-    make_workers: Callable[[PaceControl, int], StartWorkers]
-    load_key: Callable[[], SigningKey]
 
 
 def subject_of(instance: Instance) -> str:
@@ -69,7 +49,8 @@ def run_copy(
         StateError: `passes-failed`: the last pass did not succeed. And what no further pass can
             cure, such as `too-many-deletions`, `source-completed`, `migration-completed`.
     """
-    raise NotImplementedError
+    with told_as_ours(surroundings.state):
+        return CopyPasses(surroundings, instance, source, request, context).run()
 
 
 def run_verification(
@@ -85,7 +66,8 @@ def run_verification(
     "progress": {...}}. A verification that found something is a completed task whose state is
     FAILED.
     """
-    raise NotImplementedError
+    with told_as_ours(surroundings.state):
+        return VerificationRun(surroundings, instance, source, request, context).run()
 
 
 def run_repair(
@@ -96,4 +78,38 @@ def run_repair(
     context: TaskContext,
 ) -> Mapping[str, object]:
     """Fetch again what the last verification found differing, and verify just that."""
-    raise NotImplementedError
+    with told_as_ours(surroundings.state):
+        return RepairRun(surroundings, instance, source, request, context).run()
+
+
+def complete_migration(
+    surroundings: MigrationSurroundings, instance: Instance, now_ns: int
+) -> LatchStatus:
+    """Mark a migration complete at its destination; what it replaced or deleted is let go.
+
+    Raises:
+        ConflictError: `migration-completed`: it already is.
+    """
+    status = latch_of(instance).complete(now_ns)
+    purge_quarantine(surroundings, instance)
+    return status
+
+
+def purge_quarantine(surroundings: MigrationSurroundings, instance: Instance) -> None:
+    """Let go of what was replaced or deleted, of a migration that is marked complete.
+
+    Done again it goes on where it was cut off. What cannot be removed stays: it harms nobody.
+    """
+    for directory in instance.directories:
+        try:
+            target = surroundings.open_target(directory.path, False)
+        except HoldfastError:
+            continue
+        try:
+            remove_tree(target, QUARANTINE_DIRECTORY)
+            remove_side_directory(target)
+        except HoldfastError as error:
+            if not isinstance(error, NotFoundError):
+                continue
+        finally:
+            target.close()

@@ -1,0 +1,127 @@
+"""The directories of an instance and their source, opened for one pass."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast.errors import ConflictError
+from holdfast.files.ledger import Ledger
+from holdfast.files.migration.exclusions import exclusions_of, kept_patterns
+from holdfast.files.migration.latch import Latch
+from holdfast.files.migration.model import Instance, InstanceDirectory, LatchState, SourcePeer
+from holdfast.files.pair import Manner, Means, Pair, ledger_path
+from holdfast.files.watching import TaskWatch
+from holdfast.ports import Directory, Entropy, PaceControl, ReadableDirectory
+from holdfast.proof.digests import Algorithm
+
+OpenSources = Callable[[SourcePeer, Instance], Sequence[ReadableDirectory]]
+"""Opens the source's side of every directory of an instance, in their order, for one pass.
+
+Raises StateError (`source-completed`) if the source says that its migration is complete."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MigrationSurroundings(Means):
+    """What the composition root provides."""
+
+    entropy: Entropy
+    open_sources: OpenSources
+    open_target: Callable[[bytes, bool], Directory]
+    """Given the root and whether to make it if it is missing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenDirectory:
+    """One directory of an instance in the middle of a task."""
+
+    directory: InstanceDirectory
+    pair: Pair
+    target: Directory
+    exclude: tuple[str, ...]
+    """As they are told in a proof."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """How the directories of a task are opened."""
+
+    surroundings: MigrationSurroundings
+    instance: Instance
+    source: SourcePeer
+    task_id: str
+    pace: PaceControl
+    jobs: int
+    make_roots: bool
+
+    @contextmanager
+    def all(
+        self,
+        watches: Sequence[TaskWatch],
+        open_ledger: Callable[[Path], Ledger],
+        *,
+        prove: bool = True,
+    ) -> Iterator[list[OpenDirectory]]:
+        """Open both sides of every directory; closed on leaving, whatever happened."""
+        opened: list[OpenDirectory] = []
+        with ExitStack() as stack:
+            sources = self.surroundings.open_sources(self.source, self.instance)
+            for source in sources:
+                stack.callback(source.close)
+            for at, directory in enumerate(self.instance.directories):
+                ledger = open_ledger(self.ledger_path(directory))
+                stack.callback(ledger.close)
+                target = self.surroundings.open_target(directory.path, self.make_roots)
+                stack.callback(target.close)
+                pair = Pair(
+                    self.surroundings,
+                    sources[at],
+                    target,
+                    ledger,
+                    manner=self._manner(directory, prove=prove),
+                    context=watches[at],
+                    pace=self.pace,
+                    exclusions=exclusions_of(self.instance, directory),
+                )
+                exclude = kept_patterns(self.instance, directory)
+                opened.append(
+                    OpenDirectory(directory=directory, pair=pair, target=target, exclude=exclude)
+                )
+            yield opened
+
+    def ledger_path(self, directory: InstanceDirectory) -> Path:
+        """Return where the memory of a directory and its source is."""
+        return migration_ledger_path(self.surroundings.state, self.source.host, directory)
+
+    def _manner(self, directory: InstanceDirectory, *, prove: bool) -> Manner:
+        proofs = self.surroundings.state / "proofs"
+        proofs.mkdir(mode=0o700, exist_ok=True)
+        name = f"{self.task_id}-{directory.kind}-{directory.index}.jsonl"
+        return Manner(jobs=self.jobs, prove=prove, proof_path=proofs / name)
+
+
+def migration_ledger_path(state: Path, source_host: str, directory: InstanceDirectory) -> Path:
+    """Return where the memory of a directory and its source is."""
+    source = f"migration from {source_host}: {directory.name}".encode()
+    return ledger_path(state, source, directory.path)
+
+
+def open_ledger_as_it_is(path: Path) -> Ledger:
+    """Open a ledger with the algorithm its digests are of."""
+    return Ledger(path, Algorithm.BLAKE3, keep=True)
+
+
+def latch_of(instance: Instance) -> Latch:
+    """Return the latch of an instance that is copied to."""
+    return Latch(instance.staging, [directory.path for directory in instance.directories])
+
+
+def refuse_completed(instance: Instance) -> None:
+    """Raise ConflictError (`migration-completed`) if nothing may be copied here any more."""
+    if latch_of(instance).read().state is LatchState.COMPLETED:
+        raise ConflictError(
+            f"the migration of instance {instance.name!r} is marked complete; "
+            "a copy would put old data over new",
+            code="migration-completed",
+            advice="delete the status first if the database here has not been started",
+        )

@@ -1,0 +1,93 @@
+"""Repairs what a verification of an instance found, and verifies just that."""
+
+from collections.abc import Mapping
+
+from holdfast.errors import StateError
+from holdfast.files.migration.model import (
+    Instance,
+    RepairRequest,
+    SourcePeer,
+    VerificationState,
+)
+from holdfast.files.migration.opening import (
+    MigrationSurroundings,
+    OpenDirectory,
+    Opening,
+    open_ledger_as_it_is,
+    refuse_completed,
+)
+from holdfast.files.migration.telling import Telling
+from holdfast.files.model import Verdict, VerifyOptions
+from holdfast.files.running import repair_pair
+from holdfast.proof.digests import Algorithm
+from holdfast.tasks.runner import TaskContext
+
+
+class RepairRun:
+    """One attempt of a repair. Owned by the thread of its task; run once."""
+
+    def __init__(
+        self,
+        surroundings: MigrationSurroundings,
+        instance: Instance,
+        source: SourcePeer,
+        request: RepairRequest,
+        context: TaskContext,
+    ) -> None:
+        self._instance = instance
+        self._request = request
+        self._context = context
+        pace = surroundings.make_pace(request.rate_bytes_per_s)
+        context.follow_rate(pace.set_rate)
+        self._opening = Opening(
+            surroundings=surroundings,
+            instance=instance,
+            source=source,
+            task_id=context.task.id,
+            pace=pace,
+            jobs=request.max_concurrency,
+            make_roots=False,
+        )
+        names = [directory.name for directory in instance.directories]
+        self._telling = Telling(context, surroundings.clock, names, dict)
+
+    def run(self) -> Mapping[str, object]:
+        """Do it and return the result of the task.
+
+        Raises:
+            StateError: `results-replaced`: what that verification found is no longer known.
+        """
+        refuse_completed(self._instance)
+        with self._opening.all(self._telling.of_directories, open_ledger_as_it_is) as opened:
+            for each in opened:
+                self._check_verification(each)
+            done = [(each.directory.name, self._repair(each)) for each in opened]
+        good = all(
+            result["verdict"] in (Verdict.PROVEN, Verdict.SAMPLED, Verdict.INCOMPLETE)
+            and not result["findings"]
+            for _, result in done
+        )
+        state = VerificationState.COMPLETED if good else VerificationState.FAILED
+        return {
+            "state": state.value,
+            "directories": [{"directory": name, **result} for name, result in done],
+        }
+
+    def _check_verification(self, opened: OpenDirectory) -> None:
+        if opened.pair.ledger.get("verified by") != self._request.verification_id:
+            raise StateError(
+                f"what {self._request.verification_id} found of {opened.directory.name} is no "
+                "longer known: a later task wrote over it, or it never came so far",
+                code="results-replaced",
+                advice="verify again, and repair what that finds",
+            )
+
+    def _repair(self, opened: OpenDirectory) -> Mapping[str, object]:
+        ledger = opened.pair.ledger
+        options = VerifyOptions(
+            exclude=opened.exclude,
+            algorithm=Algorithm(ledger.get("algorithm") or Algorithm.BLAKE3),
+            digest_seed=int(ledger.get("seed") or 0),
+        )
+        ledger.set("planned by", self._context.task.id)
+        return repair_pair(opened.pair, opened.target, ledger, options)
