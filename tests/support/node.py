@@ -18,7 +18,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
-from tests.support.heads import Answer
 
 from holdfast.files.http.application import NodeApplication
 from holdfast.files.http.services import NodeDescription, NodeServices
@@ -31,6 +30,7 @@ from holdfast.stores.system import SystemClock, SystemEntropy
 from holdfast.tasks.journal import TaskJournal
 from holdfast.tasks.model import Task
 from holdfast.tasks.runner import Runner
+from tests.support.heads import Answer
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = "source.test"
@@ -140,9 +140,7 @@ def running_node(
         raise DeniedError("the node does not know this caller", code="no-credentials")
 
     services = NodeServices(
-        node=NodeDescription(
-            name="test node", version="0", stream_port=None, is_stream_tls=False
-        ),
+        node=NodeDescription(name="test node", version="0", stream_port=None, is_stream_tls=False),
         clock=clock,
         migration_map={SOURCE: TARGET},
         instances=instances,
