@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from tests.support.stream import StreamServer
 
 from holdfast.model.tree import ROOT_PATH, FileKind, Metadata
 from holdfast.ports import Directory, ReadableDirectory
 from holdfast.stores.directories.posix import PosixDirectory
 from holdfast.testing.directory import SimDirectory
+from tests.support.stream import StreamServer
 
 MTIME_NS = 1_234_567_890_987_654_321
 """Long ago, and not a round number."""

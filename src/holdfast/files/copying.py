@@ -30,7 +30,7 @@ from holdfast.files.model import (
     failed_result,
     no_result,
 )
-from holdfast.files.rules import may_delete
+from holdfast.files.rules import ends_run, may_delete
 from holdfast.files.side_directory import (
     PARTIAL_DIRECTORY,
     displace,
@@ -163,7 +163,7 @@ class Copying:
             try:
                 results.append(do(item))
             except HoldfastError as error:
-                if error.code == "disk-full":
+                if error.code == "disk-full" or ends_run(error):
                     raise
                 results.append(failed_result(item, error))
             if len(results) >= _CHUNK_ITEMS:
@@ -295,7 +295,9 @@ class Copying:
     def _source_stat(self, path: bytes) -> Stat | None:
         try:
             return self.source.stat(path)
-        except (NotFoundError, ConflictError):
+        except (NotFoundError, ConflictError) as error:
+            if ends_run(error):
+                raise
             return None
 
     def _put_metadata(self, item: PlanItem, source: Stat) -> SettleResult:
@@ -396,6 +398,8 @@ class Copying:
         try:
             self._losses.update(finish_directory(self.source, self.target, path))
         except HoldfastError as error:
+            if ends_run(error):
+                raise
             before = self.ledger.plan.fail_directory(path, error.message, error.kind)
             if before is not None:
                 self._counts[before] -= 1
@@ -411,8 +415,10 @@ def finish_directory(
         stat = source.stat(path)
         if stat.kind is FileKind.DIRECTORY:
             return target.set_metadata(path, stat.kind, metadata_of(stat, source.xattrs(path)))
-    except (NotFoundError, ConflictError):
-        pass  # It left; the next listing tells.
+    except (NotFoundError, ConflictError) as error:
+        if ends_run(error):
+            raise
+        # It left; the next listing tells.
     return []
 
 

@@ -21,6 +21,7 @@ from holdfast.errors import (
     StateError,
 )
 from holdfast.files.patterns import compile_pattern, is_path_pattern
+from holdfast.files.rules import ends_run
 from holdfast.model.limits import DIRECTORY_DEPTH_MAX, PATH_BYTES_MAX
 from holdfast.model.tree import (
     ROOT_PATH,
@@ -132,6 +133,9 @@ class Walk:
         prefix = directory + b"/" if directory else b""
         for at in range(0, len(keys), _STAT_NAMES):
             page = keys[at : at + _STAT_NAMES]
+            self.directory.expect_directories(
+                [prefix + key[:-1] for key in page if key[-1] == _SLASH]
+            )
             names = [key for key in page if key[-1] != _SLASH]
             stats = iter(self.directory.stat_names(directory, names))
             for key in page:
@@ -160,6 +164,8 @@ class Walk:
                 return []
             raise
         except HoldfastError as error:
+            if ends_run(error):
+                raise
             self._fail(path, error)
             return []
         keys = []

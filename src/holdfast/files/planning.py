@@ -22,7 +22,14 @@ from holdfast.files.model import (
     Reason,
     VerifyOutcome,
 )
-from holdfast.files.rules import decide, decide_follower, decide_linked, decide_shared, is_trusted
+from holdfast.files.rules import (
+    decide,
+    decide_follower,
+    decide_linked,
+    decide_shared,
+    ends_run,
+    is_trusted,
+)
 from holdfast.model.tree import FileKind, Stat, parent_of, signature_of
 from holdfast.ports import ReadableDirectory
 
@@ -148,7 +155,9 @@ class Planner:
             return False
         try:
             return self.source.xattrs(path) != self.target.xattrs(path)
-        except HoldfastError:
+        except HoldfastError as error:
+            if ends_run(error):
+                raise
             return False  # It is on the move; the transfer or the verification will tell.
 
     def _has_links(self, source: Stat, target: Stat | None) -> bool:
@@ -160,7 +169,9 @@ class Planner:
         assert self.target is not None
         try:
             return self.source.read_link(path) == self.target.read_link(path)
-        except HoldfastError:
+        except HoldfastError as error:
+            if ends_run(error):
+                raise
             return False
 
     def _decide_link(

@@ -15,6 +15,7 @@ each crash between them leaves:
 Invariants:
 1. Under a final name stands either what stood there before or a whole new file, at any moment.
 2. A file whose size, times or inode moved while it was read is never named: its outcome is CHANGED.
+   Nor is one that came otherwise than its source says it was sent: it is read again, then FAILED.
 3. After a failed flush the partial files of the batch are removed and made anew by a later run;
    they are never flushed again, for the kernel may have forgotten what it could not write.
 """
@@ -27,6 +28,7 @@ from holdfast.errors import (
     CancelledError,
     ConflictError,
     HoldfastError,
+    IntegrityError,
     NotFoundError,
     StorageFailedError,
 )
@@ -39,7 +41,7 @@ from holdfast.files.model import (
     no_result,
 )
 from holdfast.files.patching import patch_file
-from holdfast.files.rules import attempts_for, is_racy
+from holdfast.files.rules import attempts_for, ends_run, is_racy
 from holdfast.files.side_directory import (
     PARTIAL_DIRECTORY,
     displace,
@@ -54,6 +56,7 @@ from holdfast.model.tree import (
     FileKind,
     Signature,
     digest_xattrs,
+    display_path,
     join_path,
     metadata_of,
     parent_of,
@@ -62,6 +65,7 @@ from holdfast.model.tree import (
 from holdfast.ports import (
     Clock,
     Directory,
+    ExpectedFile,
     Pace,
     ReadableDirectory,
     ReadableFile,
@@ -147,6 +151,7 @@ class Transfer:
                 remove_tree(self.target, self._staging)
 
     def _settle(self, items: tuple[PlanItem, ...], *, flush_each: bool) -> list[SettleResult]:
+        self._expect(items, whole=not flush_each)
         results: list[SettleResult] = []
         staged: list[_Staged] = []
         for item in items:
@@ -164,7 +169,7 @@ class Transfer:
             except _VanishedError:
                 results.append(no_result(item, CopyOutcome.VANISHED, "left the source meanwhile"))
             except HoldfastError as error:
-                if error.code == "disk-full":
+                if error.code == "disk-full" or ends_run(error):
                     self._discard(staged)
                     raise
                 results.append(failed_result(item, error))
@@ -180,6 +185,18 @@ class Transfer:
             return results + [failed_result(each.item, error) for each in staged]
         return results + self._publish(staged)
 
+    def _expect(self, items: tuple[PlanItem, ...], *, whole: bool) -> None:
+        """Tell the source which files will be read whole, in one call each."""
+        files = [
+            ExpectedFile(item.path, item.size_bytes)
+            for item in items
+            if whole
+            and item.kind is FileKind.FILE
+            and item.size_bytes <= BLOCK_BYTES
+            and item.reason is not Reason.DAMAGED
+        ]
+        self.source.expect(files, self.algorithm)
+
     def _patch(self, item: PlanItem) -> SettleResult | None:
         if item.reason is not Reason.DAMAGED:
             return None
@@ -189,42 +206,54 @@ class Transfer:
         """Make one partial file, reading again while the source changes."""
         if item.kind is FileKind.SYMLINK:
             return self._stage_symlink(item)
-        for attempt in range(attempts_for(item.size_bytes)):
+        attempts = max(2, attempts_for(item.size_bytes))
+        for attempt in range(attempts):
             if attempt:
                 self.clock.sleep(_RETRY_AFTER_S * 2**attempt)
-            observed_ns = self.clock.now_ns()
-            if item.size_bytes <= BLOCK_BYTES and not keep_open:
-                small = self._read_small(item.path)
-                if small is not None:
-                    if small.is_steady:
-                        return self._write_small(item, small, observed_ns)
-                    continue
             try:
-                reader = self.source.open_file(item.path)
-            except NotFoundError as error:
-                raise _VanishedError from error
-            except ConflictError as error:
-                raise _ChangedError from error  # Something that is no file stands there now.
-            try:
-                staged = self._stage_file(item, reader, observed_ns, keep_open=keep_open)
-            finally:
-                reader.close()
+                staged = self._stage_once(item, keep_open=keep_open)
+            except IntegrityError as error:
+                if error.code != "digest-mismatch" or attempt + 1 == attempts:
+                    raise
+                continue
             if staged is not None:
                 return staged
+            if attempt + 1 >= attempts_for(item.size_bytes):
+                break
         raise _ChangedError
+
+    def _stage_once(self, item: PlanItem, *, keep_open: bool) -> _Staged | None:
+        """Read a file once into its partial; None if it changed meanwhile."""
+        observed_ns = self.clock.now_ns() + self.source.capabilities().clock_ahead_ns
+        if item.size_bytes <= BLOCK_BYTES and not keep_open:
+            small = self._read_small(item.path)
+            if small is not None:
+                return self._write_small(item, small, observed_ns) if small.is_steady else None
+        try:
+            reader = self.source.open_file(item.path)
+        except (NotFoundError, ConflictError) as error:
+            raise _gone(error) from error
+        try:
+            return self._stage_file(item, reader, observed_ns, keep_open=keep_open)
+        except ConflictError as error:
+            if error.code == "replaced-while-read":
+                return None
+            raise
+        finally:
+            reader.close()
 
     def _read_small(self, path: bytes) -> SmallFile | None:
         try:
             return self.source.read_small(path, self._block(0))
-        except NotFoundError as error:
-            raise _VanishedError from error
-        except ConflictError as error:
-            raise _ChangedError from error
+        except (NotFoundError, ConflictError) as error:
+            raise _gone(error) from error
 
     def _write_small(self, item: PlanItem, small: SmallFile, observed_ns: int) -> _Staged:
         self.pace.take(small.size_bytes)
         stat, size_bytes = small.stat, small.size_bytes
         data = self._block(0)[:size_bytes]
+        digest = digest_of(self.algorithm, data)
+        _compare(item, digest, small.digest)
         partial = self._partial_of(item)
         losses = self.target.write_small(partial, data, metadata_of(stat, small.xattrs))
         self.pace.moved(size_bytes)
@@ -236,7 +265,7 @@ class Transfer:
             size_bytes,
             size_bytes,
             None if is_racy(signature, observed_ns) else signature,
-            digest_of(self.algorithm, data),
+            digest,
             digest_xattrs(small.xattrs),
             tuple(losses),
         )
@@ -260,6 +289,7 @@ class Transfer:
                 digest, written = self._copy_large(reader, writer, size_bytes)
             if reader.signature() != signature:
                 return None
+            _compare(item, digest, reader.given_digest())
             xattrs = reader.xattrs()
             losses = writer.set_metadata(metadata_of(before, xattrs))
             keep = keep_open
@@ -348,10 +378,8 @@ class Transfer:
         try:
             stat = self.source.stat(item.path)
             target = self.source.read_link(item.path)
-        except NotFoundError as error:
-            raise _VanishedError from error
-        except ConflictError as error:
-            raise _ChangedError from error
+        except (NotFoundError, ConflictError) as error:
+            raise _gone(error) from error
         partial = self._partial_of(item)
         remove_if_there(self.target, partial)
         losses = self.target.make_symlink(partial, target, metadata_of(stat, {}))
@@ -429,6 +457,25 @@ class Transfer:
         if self._buffers is None:
             self._buffers = (memoryview(bytearray(BLOCK_BYTES)), memoryview(bytearray(BLOCK_BYTES)))
         return self._buffers[which]
+
+
+def _gone(error: HoldfastError) -> Exception:
+    """Return what to raise for an entry that is not there any more, or not as a file."""
+    if ends_run(error):
+        return error
+    return _VanishedError() if isinstance(error, NotFoundError) else _ChangedError()
+
+
+def _compare(item: PlanItem, digest: bytes, given: bytes | None) -> None:
+    """Raise IntegrityError if what came is not what the source says it sent."""
+    if given is not None and given != digest:
+        raise IntegrityError(
+            f"{display_path(item.path)}: what arrived is not what the source sent",
+            code="digest-mismatch",
+            advice="look for bad memory or a bad network card on the way; nothing was written "
+            "under its name",
+            path=item.path,
+        )
 
 
 def _settled(each: _Staged) -> SettleResult:

@@ -35,6 +35,7 @@ from holdfast.files.model import (
 )
 from holdfast.files.planning import with_known
 from holdfast.files.rules import (
+    ends_run,
     is_trusted,
     judge_digests,
     judge_metadata,
@@ -134,6 +135,7 @@ class Verifying:
             cache=self.options.cache,
             pace=self.pace,
             clock=self.clock,
+            seed=self.options.digest_seed,
         )
         unknown = 1 << 62
         workers = self.start_workers(
@@ -225,7 +227,9 @@ class Verifying:
                 evidence.same_link = evidence.link_target == found
             elif source and target and source.kind is target.kind is FileKind.DIRECTORY:
                 same_xattrs = self._same_xattrs(evidence.path)
-        except HoldfastError:
+        except HoldfastError as error:
+            if ends_run(error):
+                raise
             return VerifyOutcome.CHANGED
         return judge_metadata(
             source,
@@ -452,7 +456,9 @@ def _stat_pairs(
 def _stat_or_none(directory: ReadableDirectory, path: bytes) -> Stat | None:
     try:
         return directory.stat(path)
-    except HoldfastError:
+    except HoldfastError as error:
+        if ends_run(error):
+            raise
         return None
 
 
