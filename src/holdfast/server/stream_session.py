@@ -347,13 +347,13 @@ class StreamSession:
 
     def _bundle(self, number: int, request: BundleRequest) -> None:
         algorithm = parse_algorithm(request.algorithm) if request.algorithm else None
-        files: list[SentFile | Failure | None] = []
+        files: list[tuple[SentFile | None, Failure | None]] = []
         used = xattrs_bytes = 0
         for path in request.paths:
             sent, more_bytes = self._read_small(path, algorithm, used)
             files.append(sent)
-            if isinstance(sent, SentFile):
-                used += sent.size_bytes
+            if sent[0] is not None:
+                used += sent[0].size_bytes
             xattrs_bytes += more_bytes
             if used >= _BUNDLE_FRAME_BYTES or xattrs_bytes >= _XATTRS_FRAME_BYTES:
                 if path is request.paths[-1]:
@@ -364,29 +364,29 @@ class StreamSession:
 
     def _read_small(
         self, path: bytes, algorithm: Algorithm | None, at: int
-    ) -> tuple[SentFile | Failure | None, int]:
+    ) -> tuple[tuple[SentFile | None, Failure | None], int]:
         """Read a file into the content of the frame; return it and the size of its attributes."""
         room = self._content[at : at + BLOCK_BYTES]
         try:
             small = self._tree.read_small(path, room)
         except HoldfastError as error:
-            return failure_of(error), 0
+            return (None, failure_of(error)), 0
         if small is None:
-            return None, 0
+            return (None, None), 0
         xattrs_bytes = sum(len(name) + len(value) for name, value in small.xattrs.items())
         if xattrs_bytes > _XATTRS_FRAME_BYTES:
-            return None, 0
+            return (None, None), 0
         self._pace.take(small.size_bytes)
         digest = digest_of(algorithm, room[: small.size_bytes]) if algorithm else b""
         sent = SentFile(
             pack_stat(small.stat), small.size_bytes, small.xattrs, small.is_steady, digest
         )
-        return sent, xattrs_bytes
+        return (sent, None), xattrs_bytes
 
     def _send_files(
         self,
         number: int,
-        files: list[SentFile | Failure | None],
+        files: list[tuple[SentFile | None, Failure | None]],
         size_bytes: int,
         *,
         is_last: bool,

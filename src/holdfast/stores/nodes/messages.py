@@ -210,9 +210,11 @@ class SentFile(NamedTuple):
 
 
 class FilesPart(NamedTuple):
-    """Some files of a bundle: each sent, failed, or None if it must be opened."""
+    """Some files of a bundle: each sent, or failed, or neither if it must be opened."""
 
-    files: Annotated[list[SentFile | Failure | None], msgspec.Meta(max_length=STREAM_PATHS_MAX)]
+    files: Annotated[
+        list[tuple[SentFile | None, Failure | None]], msgspec.Meta(max_length=STREAM_PATHS_MAX)
+    ]
 
 
 class DigestedFile(NamedTuple):

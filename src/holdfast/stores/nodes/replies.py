@@ -172,10 +172,10 @@ class BundleReply(Reply):
         if len(part.files) > len(self.due) or (is_last and len(part.files) < len(self.due)):
             raise bad_frame(f"{len(part.files)} files where {len(self.due)} were due")
         at = 0
-        for each in part.files:
-            size_bytes = each.size_bytes if isinstance(each, SentFile) else 0
+        for sent, failure in part.files:
+            size_bytes = sent.size_bytes if sent is not None else 0
             data = bytes(content[at : at + size_bytes])
-            self.ready.append((self.due.popleft(), each, data))
+            self.ready.append((self.due.popleft(), failure or sent, data))
             at += size_bytes
 
 

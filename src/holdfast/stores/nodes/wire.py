@@ -41,7 +41,6 @@ from holdfast.stores.nodes.messages import (
     FilesPart,
     Kind,
     ListingPage,
-    SentFile,
     StatsReply,
 )
 
@@ -236,7 +235,7 @@ def decode_files(payload: memoryview) -> tuple[FilesPart, memoryview]:
         raise bad_frame("a bundle that is cut short")
     part = decode_message(FilesPart, payload[_META.size : start])
     content = payload[start:]
-    if sum(each.size_bytes for each in part.files if isinstance(each, SentFile)) != len(content):
+    if sum(sent.size_bytes for sent, _ in part.files if sent is not None) != len(content):
         raise bad_frame("a bundle whose sizes do not sum up")
     return part, content
 
