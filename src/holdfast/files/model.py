@@ -185,6 +185,8 @@ class Fidelity:
     links: bool = True
     mtime_unit_ns: int = 1
     """Times are compared in these units."""
+    directory_times: bool = True
+    """Whether those of directories are compared at all."""
 
     @classmethod
     def after(cls, losses: Iterable[str]) -> "Fidelity":

@@ -87,6 +87,7 @@ class Pair:
         context: TaskWatch,
         pace: PaceControl,
         exclusions: Exclusions,
+        verify_directory_times: bool = True,
     ) -> None:
         self.means = means
         self.source = source
@@ -96,6 +97,7 @@ class Pair:
         self.context = context
         self.pace = pace
         self.exclusions = exclusions
+        self._verify_directory_times = verify_directory_times
         self.start_workers = means.make_workers(pace, manner.jobs)
 
     def __enter__(self) -> Self:
@@ -119,6 +121,10 @@ class Pair:
         if self.source is None:
             return replace(fidelity, owner=False, xattrs=False)
         return fidelity.told_by(self.source.capabilities())
+
+    def verified_fidelity(self) -> Fidelity:
+        """Return what a verification compares."""
+        return replace(self.fidelity(), directory_times=self._verify_directory_times)
 
     def plan(
         self, options: CopyOptions, on_progress: Callable[[int, int], None]
@@ -156,7 +162,7 @@ class Pair:
             ledger=self.ledger,
             options=options,
             exclusions=self.exclusions,
-            fidelity=self.fidelity(),
+            fidelity=self.verified_fidelity(),
             pace=self.pace,
             clock=self.means.clock,
             start_workers=self.start_workers,

@@ -124,6 +124,8 @@ def same_modes(source: Stat, target: Stat, fidelity: Fidelity) -> bool:
 
 def same_times(source: Stat, target: Stat, fidelity: Fidelity) -> bool:
     """Say whether modification times agree, as finely as the source can tell them."""
+    if not fidelity.directory_times and source.kind is FileKind.DIRECTORY:
+        return True
     unit_ns = fidelity.mtime_unit_ns
     return source.mtime_ns // unit_ns == target.mtime_ns // unit_ns
 

@@ -33,7 +33,7 @@ class Comparing:
         """Do it; raises CancelledError when asked to stop."""
         pair = self._pair
         assert pair.source is not None
-        fidelity = pair.fidelity()
+        fidelity = pair.verified_fidelity()
         run = pair.ledger.next_run()
         done = 0
         walks = [

@@ -82,6 +82,7 @@ class Opening:
                     context=watches[at],
                     pace=self.pace,
                     exclusions=exclusions_of(self.instance, directory),
+                    verify_directory_times=False,  # As Sidecar: a pair of directories matches.
                 )
                 exclude = kept_patterns(self.instance, directory)
                 opened.append(

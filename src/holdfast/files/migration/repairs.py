@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from holdfast.errors import StateError
+from holdfast.files.ledger import Ledger
 from holdfast.files.migration.model import (
     Instance,
     RepairRequest,
@@ -17,7 +18,8 @@ from holdfast.files.migration.opening import (
     refuse_completed,
 )
 from holdfast.files.migration.telling import Telling
-from holdfast.files.model import Verdict, VerifyOptions
+from holdfast.files.model import OPEN, VerifyOptions, VerifyOutcome
+from holdfast.files.repairing import REPAIRABLE
 from holdfast.files.running import repair_pair
 from holdfast.proof.digests import Algorithm
 from holdfast.tasks.runner import TaskContext
@@ -62,11 +64,8 @@ class RepairRun:
             for each in opened:
                 self._check_verification(each)
             done = [(each.directory.name, self._repair(each)) for each in opened]
-        good = all(
-            result["verdict"] in (Verdict.PROVEN, Verdict.SAMPLED, Verdict.INCOMPLETE)
-            and not result["findings"]
-            for _, result in done
-        )
+            # What no repair is for, such as entries only at the target, does not count here.
+            good = not any(_left(each.pair.ledger) for each in opened)
         state = VerificationState.COMPLETED if good else VerificationState.FAILED
         return {
             "state": state.value,
@@ -91,3 +90,8 @@ class RepairRun:
         )
         ledger.set("planned by", self._context.task.id)
         return repair_pair(opened.pair, opened.target, ledger, options)
+
+
+def _left(ledger: Ledger) -> bool:
+    wanted: tuple[VerifyOutcome, ...] = (*REPAIRABLE, *OPEN, VerifyOutcome.SOURCE_DAMAGED)
+    return bool(ledger.entries.findings(1, wanted) or ledger.plan.findings(1))

@@ -104,8 +104,9 @@ def _sections(instance: Instance, task: Task, outcome: str | None) -> Iterator[_
                 directory,
                 "plan",
                 "planned by",
-                "SELECT number, path, coalesce(outcome, 'pending'), CASE WHEN detail = '' THEN reason"
-                f" ELSE detail END FROM plan WHERE number > ? AND {chosen} ORDER BY number LIMIT ?",
+                "SELECT number, path, coalesce(outcome, 'pending'),"
+                " CASE WHEN detail = '' THEN reason ELSE detail END"
+                f" FROM plan WHERE number > ? AND {chosen} ORDER BY number LIMIT ?",
             )
         if not is_copy or outcome in (None, CopyOutcome.SETTLED):
             wanted = CopyOutcome.SETTLED.value if is_copy else outcome

@@ -106,8 +106,8 @@ class DirectoryWatch:
         return self._context.task
 
     def enter(self, stage: str) -> None:
-        """See TaskWatch."""
-        self._telling.enter(f"{stage} {self._name}")
+        """See TaskWatch. A stage of one directory is none of the task, whose progress goes on."""
+        self._context.event("directory-stage-entered", directory=self._name, stage=stage)
 
     def event(self, name: str, /, **data: object) -> None:
         """See TaskWatch."""

@@ -155,7 +155,7 @@ class VerificationRun:
     def _read(self, opened: OpenDirectory) -> Verdict | None:
         """Verify one directory and prove it; None if it is empty on both sides."""
         pair = opened.pair
-        fidelity = pair.fidelity()
+        fidelity = pair.verified_fidelity()
         judged_failed = 0
 
         def on_judged(evidence: Evidence, outcome: VerifyOutcome) -> None:
