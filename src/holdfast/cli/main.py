@@ -5,8 +5,9 @@ from typing import Annotated
 import typer
 
 from holdfast import __version__
-from holdfast.cli import heads, proofs, tasks, trees
+from holdfast.cli import heads, migrations, proofs, tasks, trees
 from holdfast.cli.demo import demo
+from holdfast.cli.node import node
 
 app = typer.Typer(
     help="Move stateful data, and prove every copy.",
@@ -19,9 +20,11 @@ app.command()(demo)
 app.command()(trees.copy)
 app.command()(trees.verify)
 app.command()(trees.repair)
+app.command()(node)
 app.add_typer(proofs.app, name="proof")
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(heads.app, name="heads")
+app.add_typer(migrations.app, name="files")
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,6 +1,5 @@
 """Commands on tasks: list, show, limit, cancel."""
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -8,6 +7,7 @@ import typer
 from holdfast.cli import session
 from holdfast.cli.arguments import parse_size
 from holdfast.cli.output import format_bytes, print_json, printable
+from holdfast.cli.times import format_time
 from holdfast.files.results import plain_object
 from holdfast.model.ids import parse_task_id
 from holdfast.server.local import LocalServices
@@ -54,7 +54,7 @@ def show(task: TaskName, *, json: Json = False) -> None:
         print(_line(found))
         for event in events:
             said = " ".join(f"{name}={value}" for name, value in event.data.items())
-            print(printable(f"  {_time(event.at_ns)}  {event.name}  {said}"))
+            print(printable(f"  {format_time(event.at_ns)}  {event.name}  {said}"))
         return 0
 
     session.run(command, json=json)
@@ -102,10 +102,6 @@ def _line(task: Task) -> str:
     done = format_bytes(task.progress.bytes_done) if task.progress.bytes_done else ""
     stage = f" {task.stage}" if task.state == "running" else ""
     return printable(
-        f"{task.id}  {_time(task.created_ns)}  {task.kind:<13} {task.state}{stage}  "
+        f"{task.id}  {format_time(task.created_ns)}  {task.kind:<13} {task.state}{stage}  "
         f"{task.subject}  {done}".rstrip()
     )
-
-
-def _time(at_ns: int) -> str:
-    return datetime.fromtimestamp(at_ns // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -11,7 +11,15 @@ from holdfast.files.running import Surroundings
 from holdfast.files.service import Files
 from holdfast.model.limits import FILE_BYTES_LARGE
 from holdfast.model.tree import display_path
-from holdfast.ports import Directory, Entropy, PaceControl, ReadableDirectory, StartWorkers, Workers
+from holdfast.ports import (
+    Clock,
+    Directory,
+    Entropy,
+    PaceControl,
+    ReadableDirectory,
+    StartWorkers,
+    Workers,
+)
 from holdfast.proof.signature import SigningKey
 from holdfast.stores.directories.linux import give_way
 from holdfast.stores.directories.posix import PosixDirectory, PosixReadableDirectory
@@ -175,3 +183,13 @@ def _make_key(path: Path, entropy: Entropy) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def make_idempotency_key() -> str:
+    """Return a fresh key for a request that must not be done twice."""
+    return "cli-" + SystemEntropy().random_bytes(16).hex()
+
+
+def system_clock() -> Clock:
+    """Return this machine's clock."""
+    return SystemClock()

@@ -1,0 +1,55 @@
+"""Opens the source's side of an instance: the trees of a holdfast node, or of a Sidecar."""
+
+import contextlib
+from collections.abc import Sequence
+
+from holdfast.errors import NotFoundError, UnsupportedError
+from holdfast.files.migration.model import Instance, SourceKind, SourcePeer
+from holdfast.ports import Clock, ReadableDirectory
+from holdfast.server.peer_http import FoundPeer, check_not_completed, find_peer, tls_context
+from holdfast.stores.nodes.connection import NodeAddress
+from holdfast.stores.nodes.directory import open_node_directory
+
+
+class Sources:
+    """Opens sources, asking each only once what it is."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._found: dict[SourcePeer, FoundPeer] = {}
+
+    def open(self, peer: SourcePeer, instance: Instance) -> Sequence[ReadableDirectory]:
+        """See OpenSources; what was opened is closed again if a later one cannot be."""
+        found = self._found.get(peer)
+        if found is None:
+            found = self._found[peer] = find_peer(peer, self._clock)
+        check_not_completed(peer, self._clock)
+        opened: list[ReadableDirectory] = []
+        with contextlib.ExitStack() as until_all_are_open:
+            for directory in instance.directories:
+                tree = open_directory(peer, found, directory.name)
+                until_all_are_open.callback(tree.close)
+                opened.append(tree)
+            until_all_are_open.pop_all()
+        return opened
+
+
+def open_directory(peer: SourcePeer, found: FoundPeer, name: str) -> ReadableDirectory:
+    """Open one directory of a source by its name, `kind/index`."""
+    if found.kind is SourceKind.SIDECAR:
+        raise UnsupportedError(
+            f"{peer.host}:{peer.port} is a Sidecar, which this version cannot read",
+            code="sidecar-source",
+            advice="run a holdfast node beside it",
+        )
+    if found.stream_port is None or found.instance is None:
+        raise NotFoundError(
+            f"{peer.host}:{peer.port} serves no instance under that name",
+            code="no-instance",
+            advice="name the source as its own settings do, in node.names and its migration map",
+        )
+    return open_node_directory(
+        NodeAddress(host=peer.host, port=found.stream_port, export=f"{found.instance}/{name}"),
+        token=None if peer.token is None else peer.token.encode(),
+        tls=tls_context(peer.tls) if found.is_stream_tls else None,
+    )
