@@ -137,14 +137,17 @@ class BoundedRequests(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse, unless the head of a request has grown too long; then close."""
-        if not self._is_in_body:
-            if not self._head_bytes and self._deadline is None:
-                self._start_deadline()
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES_MAX:
+        while data and not self.transport.is_closing():
+            # What comes at once may be a head and a long body: only what may be head is counted.
+            part = data if self._is_in_body else data[: HEAD_BYTES_MAX + 1 - self._head_bytes]
+            data = data[len(part) :]
+            if not self._is_in_body:
+                if not self._head_bytes and self._deadline is None:
+                    self._start_deadline()
+                self._head_bytes += len(part)
+            super().data_received(part)
+            if not self._is_in_body and self._head_bytes > HEAD_BYTES_MAX:
                 self.transport.close()
-                return
-        super().data_received(data)
 
     def on_headers_complete(self) -> None:
         """See HttpToolsProtocol."""

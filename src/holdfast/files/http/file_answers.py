@@ -62,6 +62,7 @@ class FileAnswers:
             self._pool,
             headers={"content-type": "application/json"},
             on_end=permit.release,
+            send_timeout_s=services.send_timeout_s,
         ).begin()
 
     async def get_file(self, call: Call) -> Response:
@@ -113,6 +114,7 @@ class FileAnswers:
             status_code=200 if is_whole else 206,
             headers=headers,
             on_end=finish,
+            send_timeout_s=self._services.send_timeout_s,
         ).begin()
 
     async def _digest(self, call: Call) -> Response:

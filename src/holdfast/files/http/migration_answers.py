@@ -196,9 +196,13 @@ class MigrationAnswers:
         if call.accepts(NDJSON):
             permit = self._streams.take()
             lines = _result_lines(self._services, instance, task, outcome, cursor)
-            headers = {"content-type": NDJSON}
-            streamed = PiecewiseResponse(lines, None, headers=headers, on_end=permit.release)
-            return await streamed.begin()
+            return await PiecewiseResponse(
+                lines,
+                None,
+                headers={"content-type": NDJSON},
+                on_end=permit.release,
+                send_timeout_s=self._services.send_timeout_s,
+            ).begin()
         page = await asyncio.to_thread(
             results_page,
             self._services.state,

@@ -3,7 +3,7 @@
 Invariants:
 
 1. Permits out plus permits free is the capacity, always; a permit is given back exactly once.
-2. No permit is kept longer than SEND_TIMEOUT_S a piece by a client that does not read.
+2. No permit is kept by a client that does not take a piece in SEND_TIMEOUT_S (or as configured).
 """
 
 from types import TracebackType
@@ -12,7 +12,7 @@ from typing import Final
 from holdfast.errors import UnavailableError
 
 SEND_TIMEOUT_S: Final = 30.0
-"""A client that has not taken one piece of an answer in this time is gone for us."""
+"""How long a client may take for one piece of an answer."""
 
 
 class Permits:

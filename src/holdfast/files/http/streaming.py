@@ -4,7 +4,7 @@ Invariants:
 
 1. At most two pieces of an answer are in memory, however long it is and however slow its client.
 2. Whatever an answer holds (descriptor, permit) is given back when it ends: sent, broken off by
-   the client, stalled for SEND_TIMEOUT_S, failed or cancelled; and not before its thread is done.
+   the client, stalled for `send_timeout_s`, failed or cancelled; and not before its thread is done.
 3. An answer that could not be made to its end is broken off, never ended as if it were whole.
 """
 
@@ -21,7 +21,6 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from holdfast.errors import HoldfastError
-from holdfast.files.http.permits import SEND_TIMEOUT_S
 
 ValueT = TypeVar("ValueT")
 Pieces = Generator[bytes, None, None]
@@ -40,7 +39,7 @@ class PiecewiseResponse(Response):
         status_code: int = 200,
         headers: Mapping[str, str],
         on_end: Callable[[], None] = lambda: None,
-        send_timeout_s: float = SEND_TIMEOUT_S,
+        send_timeout_s: float,
     ) -> None:
         """Prepare it; nothing runs yet.
 
@@ -87,7 +86,7 @@ class PiecewiseResponse(Response):
             if not gone.done():
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         except TimeoutError:
-            _log.info("a client stood still for %.0f s; its answer is broken off", SEND_TIMEOUT_S)
+            _log.info("a client stood still; its answer is broken off")
         except HoldfastError as error:
             _log.warning("an answer is broken off: %s", error.message)
         finally:

@@ -19,7 +19,7 @@ from holdfast.errors import DeniedError, InvalidRequestError, NotFoundError
 from holdfast.files.http.call import Call
 from holdfast.files.http.names import parse_task_name
 from holdfast.files.http.operations import EVENT_STREAM
-from holdfast.files.http.permits import SEND_TIMEOUT_S, Permit, Permits
+from holdfast.files.http.permits import Permit, Permits
 from holdfast.files.http.queries import page_limit, whole
 from holdfast.files.http.services import NodeServices
 from holdfast.files.http.shapes import TaskChangeBody, decode_body
@@ -44,6 +44,7 @@ class TaskAnswers:
 
     def __init__(self, services: NodeServices) -> None:
         self._journal = services.journal
+        self._send_timeout_s = services.send_timeout_s
         self._streams = Permits(EVENT_STREAMS_MAX, "too many clients follow tasks at once")
 
     async def list_tasks(self, call: Call) -> Response:
@@ -99,7 +100,13 @@ class TaskAnswers:
             return JSONResponse({"events": [_plain_event(event) for event in events]})
         if task.is_ended and not await self._events(task.id, after, 1):
             return Response(status_code=204)
-        return EventStream(self._journal, task.id, after, self._streams.take())
+        return EventStream(
+            self._journal,
+            task.id,
+            after,
+            self._streams.take(),
+            send_timeout_s=self._send_timeout_s,
+        )
 
     async def _find(self, call: Call) -> Task:
         name = call.parameters["taskId"]
@@ -128,7 +135,7 @@ class EventStream(Response):
         after: int,
         permit: Permit,
         *,
-        heartbeat_s: float = HEARTBEAT_S,
+        send_timeout_s: float,
     ) -> None:
         headers = {"content-type": EVENT_STREAM, "cache-control": "no-store"}
         super().__init__(headers=headers)
@@ -137,7 +144,7 @@ class EventStream(Response):
         self._task_id = task_id
         self._after = after
         self._permit = permit
-        self._heartbeat_s = heartbeat_s
+        self._send_timeout_s = send_timeout_s
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the task has ended or the client has gone or stands still."""
@@ -148,7 +155,7 @@ class EventStream(Response):
                     {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
                 )
                 async for text in self._texts(gone):
-                    async with asyncio.timeout(SEND_TIMEOUT_S):
+                    async with asyncio.timeout(self._send_timeout_s):
                         body = text.encode()
                         await send({"type": "http.response.body", "body": body, "more_body": True})
                 if not gone.done():
@@ -177,7 +184,7 @@ class EventStream(Response):
             elif task.updated_ns != shown_ns:
                 shown_ns = task.updated_ns
                 texts.append(_message("progress", _plain_progress(task)))
-            elif loop.time() - spoken_at >= self._heartbeat_s:
+            elif loop.time() - spoken_at >= HEARTBEAT_S:
                 texts.append(": the task goes on\n\n")
             if texts:
                 spoken_at = loop.time()

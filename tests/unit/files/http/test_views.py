@@ -49,9 +49,10 @@ def test_a_copy_has_sidecars_members() -> None:
     assert view["taskId"] == "00010203-0405-0607-0809-0a0b0c0d0e0f"
     assert (view["source"], view["port"]) == ("s", 9043)
     assert {name: view[name] for name in COPY} == COPY
-    (first,) = view["status"]  # type: ignore[misc]
-    assert first["state"] == "STARTING"
-    assert [first[name] for name in BEFORE_DOWNLOAD] == [-1, -1, -1, -1]
+    status = view["status"]
+    assert isinstance(status, list)
+    assert [one["state"] for one in status] == ["STARTING"]
+    assert [status[0][name] for name in BEFORE_DOWNLOAD] == [-1, -1, -1, -1]
 
 
 @pytest.mark.parametrize(
