@@ -3,7 +3,6 @@
 Thin: parse, ask the node, tell. The library of HTTP is imported by the commands as they run.
 """
 
-import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -330,6 +329,8 @@ def cancel(
 
 def _run(context: typer.Context, telling: Telling, command: Command) -> None:
     """Run a command on the node and exit with its code; errors are told once, here."""
+    # Here, as in all of these modules: commands that do not wait start faster without it.
+    import asyncio
 
     async def connected() -> int:
         async with _client(context.obj) as client:

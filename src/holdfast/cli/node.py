@@ -1,6 +1,5 @@
 """`holdfast node`: serve the directories of this host's databases, and migrate them onto it."""
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +21,8 @@ def node(
 ) -> None:
     """Run a node until told to stop; see docs/operations/node.toml for its settings."""
     # Here: the libraries of HTTP would make every other command start slower.
+    import asyncio
+
     from holdfast.server.node import check_node, load_node_settings, serve_node
     from holdfast.server.node_logs import configure_logs
 
