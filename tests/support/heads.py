@@ -31,6 +31,13 @@ class Answer(NamedTuple):
         assert isinstance(value, dict)
         return value
 
+    @property
+    def json_list(self) -> list[dict[str, Any]]:
+        """The JSON array of objects in the body."""
+        value = json.loads(self.body)
+        assert isinstance(value, list)
+        return value
+
 
 def ask(
     url: str,

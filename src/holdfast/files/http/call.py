@@ -10,9 +10,11 @@ from starlette.requests import Request
 from holdfast.errors import InvalidRequestError
 from holdfast.files.http.operations import Operation
 from holdfast.model.access import Permission
-from holdfast.model.limits import TASK_REQUEST_BYTES_MAX
+from holdfast.model.limits import MIB, TASK_REQUEST_BYTES_MAX
 
 BODY_BYTES_MAX: Final = TASK_REQUEST_BYTES_MAX
+BODY_DROPPED_MAX: Final = 16 * MIB
+"""Of a longer body so much is read and dropped: a client reads no answer before it has sent."""
 BODY_TIMEOUT_S: Final = 30.0
 
 
@@ -56,20 +58,24 @@ class Call:
             InvalidRequestError: `body-too-large`, `body-slow`.
         """
         body = bytearray()
+        size_bytes = 0
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 async for chunk in self.request.stream():
-                    body += chunk
-                    if len(body) > BODY_BYTES_MAX:
-                        raise InvalidRequestError(
-                            f"the body has more than {BODY_BYTES_MAX} bytes",
-                            code="body-too-large",
-                            advice="send a JSON object as it is described at /openapi.json",
-                        )
+                    size_bytes += len(chunk)
+                    body += chunk[: BODY_BYTES_MAX + 1 - len(body)]
+                    if size_bytes > BODY_DROPPED_MAX:
+                        break
         except TimeoutError:
             raise InvalidRequestError(
                 f"the body did not come within {BODY_TIMEOUT_S:.0f} s",
                 code="body-slow",
                 advice="send it at once",
             ) from None
+        if size_bytes > BODY_BYTES_MAX:
+            raise InvalidRequestError(
+                f"the body has more than {BODY_BYTES_MAX} bytes",
+                code="body-too-large",
+                advice="send a JSON object as it is described at /openapi.json",
+            )
         return bytes(body)

@@ -101,6 +101,8 @@ def _headers(error: errors.HoldfastError, status: int) -> dict[str, str]:
     match status:
         case 401:
             return {"WWW-Authenticate": "Bearer"}
+        case 408 | 413:
+            return {"Connection": "close"}  # The rest of the body is not wanted.
         case 405:
             return {"Allow": str(error.context["allow"])}
         case 416:
