@@ -257,8 +257,11 @@ def attempts_for(size_bytes: int) -> int:
 
 
 def is_trusted(known: Signature | None, now: Signature) -> bool:
-    """Say whether a digest taken when the entry looked like `known` still holds (invariant 5)."""
-    return known is not None and known == now
+    """Say whether a digest taken when the entry looked like `known` still holds (invariant 5).
+
+    A tree that cannot tell inodes (0) is never trusted: its times alone do not show every change.
+    """
+    return known is not None and known == now and known.inode != 0
 
 
 def is_racy(signature: Signature, observed_ns: int) -> bool:

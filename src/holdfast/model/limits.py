@@ -51,6 +51,10 @@ TASKS_ENDED_MAX: Final = 10_000
 LOCK_FILES_MAX: Final = 1024
 """Lock files of one state directory; from there on those that nobody holds are removed."""
 
+LISTING_ENTRIES_MAX: Final = 100_000_000
+"""Entries of one list of files taken from another host."""
+LISTING_ENTRY_BYTES_MAX: Final = 64 * KIB
+"""JSON of one entry of such a list: a path, all of it escaped, and its figures."""
 MIGRATION_PASSES_MAX: Final = 256
 """Passes of one copy that may download; what is told of all of them stays a small document."""
 

@@ -1,0 +1,1 @@
+"""Trees behind the HTTP interface of a Cassandra Sidecar."""
