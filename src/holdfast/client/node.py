@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from holdfast.client.node_connection import (
+    BACKOFF_S,
     TASKS,
     TIMEOUT_S,
     Json,
@@ -43,9 +44,15 @@ class Page:
 class NodeClient:
     """One node; used in one event loop, in `async with`."""
 
-    def __init__(self, endpoint: NodeEndpoint, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        endpoint: NodeEndpoint,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        backoff_s: float = BACKOFF_S,
+    ) -> None:
         """Connect to nothing yet; raises as NodeConnection."""
-        self._connection = NodeConnection(endpoint, timeout_s=timeout_s)
+        self._connection = NodeConnection(endpoint, timeout_s=timeout_s, backoff_s=backoff_s)
         self.copies = NodeMigrations(self._connection, _COPIES)
         """Data copies."""
         self.verifications = NodeMigrations(self._connection, _VERIFICATIONS)

@@ -40,6 +40,8 @@ ATTEMPTS_MAX: Final = 5
 RETRY_AFTER_S_MAX: Final = 30.0
 ANSWER_BYTES_MAX: Final = 32 * MIB
 TIMEOUT_S: Final = 60.0
+BACKOFF_S: Final = 0.1
+"""Doubled before each repetition."""
 SILENCE_S: Final = 45.0
 """A stream of events that says nothing for so long is taken for dead; the node speaks earlier."""
 LINE_BYTES_MAX: Final = 1 * MIB
@@ -97,13 +99,14 @@ class _Answer:
 class NodeConnection:
     """Requests to one node; used in one event loop, and closed there."""
 
-    def __init__(self, endpoint: NodeEndpoint, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, endpoint: NodeEndpoint, *, timeout_s: float, backoff_s: float) -> None:
         """Connect to nothing yet.
 
         Raises:
             InvalidRequestError: `bad-certificate`, `bad-url`.
         """
         self._endpoint = endpoint
+        self._backoff_s = backoff_s
         self._url = _parse_url(endpoint.url)
         headers = {"Accept": "application/json, application/problem+json"}
         if endpoint.host:
@@ -169,7 +172,7 @@ class NodeConnection:
                 failures += 1
                 if failures == ATTEMPTS_MAX:
                     raise
-                await asyncio.sleep(min(0.25 * 2.0**failures, RETRY_AFTER_S_MAX))
+                await asyncio.sleep(self._wait_s(failures))
 
     async def _read_events(self, path: str, after: int) -> AsyncIterator[NodeEvent | None]:
         """Yield one stream's messages; None if the node says that there is no more."""
@@ -209,7 +212,7 @@ class NodeConnection:
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         may_repeat = method != "POST" or bool(idempotency_key)
         for attempt in range(1, ATTEMPTS_MAX + 1):
-            wait_s = min(0.25 * 2.0**attempt, RETRY_AFTER_S_MAX)
+            wait_s = self._wait_s(attempt)
             try:
                 answer = await self._once(method, path, query, body, headers)
             except UnavailableError:
@@ -259,6 +262,9 @@ class NodeConnection:
             ) from error
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise self._silent(error, OutcomeUnknownError) from error
+
+    def _wait_s(self, failures: int) -> float:
+        return min(self._backoff_s * 2.0**failures, RETRY_AFTER_S_MAX)
 
     def _silent(
         self, error: Exception, kind: type[HoldfastError] = UnavailableError
@@ -363,8 +369,8 @@ def _event(message: Mapping[str, str]) -> NodeEvent:
     )
 
 
-def odd_answer() -> UnavailableError:
+def odd_answer() -> UnsupportedError:
     """Return the error for an answer that no node gives."""
-    return UnavailableError(
+    return UnsupportedError(
         "the answer is not one of a holdfast node", code="node-odd", advice="check the URL"
     )
