@@ -22,6 +22,7 @@ _UNITS = {
     "tib": 1 << 40,
     "tb": 1000**4,
 }
+STREAM_PORT = 9044
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([kmgt]?(?:i?b)?|b)?(?:/s)?", re.IGNORECASE)
 _PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)%")
 
@@ -78,6 +79,28 @@ def parse_jobs(jobs: int | None, *, waits_for_disk: bool = True) -> int:
     return jobs
 
 
+_ON_NODE = re.compile(
+    r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]{1,253}):(?:(?P<port>[0-9]{1,5})/)?"
+    r"(?P<export>[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}/[a-z][a-z0-9_-]{0,63}/[0-9]{1,4})"
+)
+
+
+def parse_source(text: str) -> bytes:
+    """Return a tree to read: as parse_tree, or `HOST:PORT/INSTANCE/TYPE/INDEX` of a node.
+
+    Without a port, and the slash after it, that of the stream is meant.
+    """
+    found = _ON_NODE.fullmatch(text)
+    if found is None or os.path.lexists(text):
+        return parse_tree(text)
+    port = int(found["port"] or STREAM_PORT)
+    if not 1 <= port <= 65535:
+        raise InvalidRequestError(
+            f"{port} is not a port", code="bad-tree", advice="leave it out for 9044"
+        )
+    return f"{found['host']}:{port}/{found['export']}".encode()
+
+
 def parse_tree(text: str) -> bytes:
     """Return the absolute path of a local tree, its own symlinks resolved.
 
@@ -92,9 +115,11 @@ def parse_tree(text: str) -> bytes:
     path = os.fsencode(text)
     if re.match(rb"[^/]+:", path) and not os.path.lexists(path):
         raise InvalidRequestError(
-            f"{text!r} looks like a tree on another host, which this version cannot reach",
+            f"{text!r} looks like a tree on another host, and is none that can be used here",
             code="remote-tree",
-            advice="name a local directory; write ./NAME for a name with a colon",
+            advice="a SOURCE on a node is HOST:PORT/INSTANCE/TYPE/INDEX, such as "
+            "db1:9044/main/data/0; a TARGET is local: run it there. Write ./NAME for a name with "
+            "a colon",
         )
     if os.path.isfile(path):
         raise InvalidRequestError(

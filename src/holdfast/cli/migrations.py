@@ -3,7 +3,6 @@
 Thin: parse, ask the node, tell. The library of HTTP is imported by the commands as they run.
 """
 
-import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -17,6 +16,7 @@ from holdfast.cli import migration_report as report
 from holdfast.cli.arguments import parse_size
 from holdfast.cli.exits import Exit, exit_code
 from holdfast.cli.output import ProgressDisplay, print_json, report_error
+from holdfast.cli.tokens import TOKEN_VARIABLE, read_token
 from holdfast.proof.statement import VerificationMode
 from holdfast.server.local import make_idempotency_key, system_clock
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Migrate the directories of a database, live.", no_args_is_help=True)
 
 DEFAULT_NODE = "http://127.0.0.1:9043"
-TOKEN_VARIABLE = "HOLDFAST_TOKEN"
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and no progress.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
@@ -381,19 +380,6 @@ async def _client(where: Where) -> AsyncIterator["NodeClient"]:
     )
     async with NodeClient(endpoint) as client:
         yield client
-
-
-def read_token(token_file: Path | None) -> str:
-    """Return the token of a file, else of the environment; never of the command line.
-
-    Raises:
-        InvalidRequestError: `bad-token-file`.
-    """
-    if token_file is None:
-        return os.environ.get(TOKEN_VARIABLE, "")
-    from holdfast.server.node_access import read_secret
-
-    return read_secret(token_file)
 
 
 async def _finish(client: "NodeClient", telling: Telling, task_id: str, *, detach: bool) -> int:

@@ -26,7 +26,12 @@ class TreeVerification(StrEnum):
     INCREMENTAL = VerificationMode.INCREMENTAL.value
 
 
-SourceTree = Annotated[str, typer.Argument(metavar="SOURCE", help="Tree to read.")]
+SourceTree = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE", help="Tree to read; on a node, HOST:PORT/INSTANCE/TYPE/INDEX."
+    ),
+]
 TargetTree = Annotated[str, typer.Argument(metavar="TARGET", help="Tree to make like SOURCE.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and no progress.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
@@ -51,6 +56,18 @@ Cache = Annotated[
 ]
 
 
+TokenFile = Annotated[
+    Path | None,
+    typer.Option("--token-file", help="Token for a node, in a file. [default: HOLDFAST_TOKEN]"),
+]
+Ca = Annotated[
+    str | None,
+    typer.Option("--ca", metavar="FILE", help="TLS to a node: authority, or 'system'."),
+]
+Certificate = Annotated[
+    Path | None,
+    typer.Option("--certificate", metavar="FILE", help="Shown to a node; PEM, with its key."),
+]
 Plan = Annotated[bool, typer.Option("--plan", help="Show what would be done; do nothing.")]
 Summary = Annotated[
     bool, typer.Option("--summary", help="With --plan: the totals, not every entry.")

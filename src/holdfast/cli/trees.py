@@ -8,10 +8,12 @@ from holdfast.cli.arguments import (
     parse_jobs,
     parse_percent,
     parse_size,
+    parse_source,
     parse_tree,
 )
 from holdfast.cli.output import format_bytes, print_json, printable
 from holdfast.cli.proofs import read_public_key
+from holdfast.cli.tokens import read_token
 from holdfast.errors import InvalidRequestError
 from holdfast.files.model import (
     Action,
@@ -47,6 +49,9 @@ def copy(
     jobs: options.Jobs = None,
     nice: options.Nice = False,
     report_file: options.Report = None,
+    token_file: options.TokenFile = None,
+    ca: options.Ca = None,
+    certificate: options.Certificate = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -64,7 +69,8 @@ def copy(
             verify=_copy_mode(verify, no_verify=no_verify, proof=proof),
             cache=cache,
         )
-        trees = parse_tree(source), parse_tree(target)
+        trees = parse_source(source), parse_tree(target)
+        services.reach_nodes(read_token(token_file), ca, certificate)
         if plan:
             return _show_plan(services, *trees, wanted, json=json, summary_only=summary)
         if nice:
@@ -153,6 +159,9 @@ def verify(
     jobs: options.Jobs = None,
     nice: options.Nice = False,
     report_file: options.Report = None,
+    token_file: options.TokenFile = None,
+    ca: options.Ca = None,
+    certificate: options.Certificate = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -163,6 +172,7 @@ def verify(
 
     def command(services: LocalServices) -> int:
         _check_verify(target, proof, key, write_proof)
+        services.reach_nodes(read_token(token_file), ca, certificate)
         sample_percent, sample_bytes = _parse_sample(sample)
         wanted = VerifyOptions(
             mode=_mode(mode, sample),
@@ -192,7 +202,8 @@ def verify(
                     proof.absolute(), tree, wanted, manner, public_key
                 )
             else:
-                task = services.files.verify(parse_tree(source), parse_tree(target), wanted, manner)
+                trees = parse_source(source), parse_tree(target)
+                task = services.files.verify(*trees, wanted, manner)
         result = task.result or {}
         lines = report.proof_tree_lines(result) if proof else report.verify_lines(result)
         return report.finish(task, json=json, lines=lines)
@@ -243,6 +254,9 @@ def repair(
     jobs: options.Jobs = None,
     nice: options.Nice = False,
     report_file: options.Report = None,
+    token_file: options.TokenFile = None,
+    ca: options.Ca = None,
+    certificate: options.Certificate = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -253,6 +267,7 @@ def repair(
 
     def command(services: LocalServices) -> int:
         wanted = VerifyOptions(algorithm=parse_algorithm(digest), cache=cache, one_way=True)
+        services.reach_nodes(read_token(token_file), ca, certificate)
         if nice:
             services.give_way()
         with session.progress(services, json=json, quiet=quiet) as listener:
@@ -263,7 +278,8 @@ def repair(
                 report_path=report_file.absolute() if report_file else None,
                 listener=listener,
             )
-            task = services.files.repair(parse_tree(source), parse_tree(target), wanted, manner)
+            trees = parse_source(source), parse_tree(target)
+            task = services.files.repair(*trees, wanted, manner)
         return report.finish(task, json=json, lines=report.repair_lines(task.result or {}))
 
     session.run(command, json=json)

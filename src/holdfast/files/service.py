@@ -190,8 +190,9 @@ def subject_of(root: bytes) -> str:
 
 
 def _check_roots(source: bytes, target: bytes) -> None:
-    inside = os.path.commonpath((source, target)) in (source, target)
-    if inside:
+    # A source on another host is spelt HOST:PORT/..., and lies in nothing of this one.
+    is_local = source.startswith(b"/")
+    if is_local and os.path.commonpath((source, target)) in (source, target):
         raise InvalidRequestError(
             f"{display_path(source)} and {display_path(target)} lie one in the other",
             code="overlapping-trees",

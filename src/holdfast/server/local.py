@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from holdfast.errors import DeniedError, IntegrityError, InvalidRequestError, NotFoundError
+from holdfast.files.migration.model import PeerTls
 from holdfast.files.running import Surroundings
 from holdfast.files.service import Files
 from holdfast.model.limits import FILE_BYTES_LARGE
@@ -59,18 +60,47 @@ class LocalServices:
         self.entropy = SystemEntropy()
         self.journal = TaskJournal(state / "tasks.sqlite", self.clock, self.entropy)
         self.runner = Runner(self.journal, state / "locks", self.clock)
+        self._token: str | None = None
+        self._tls: PeerTls | None = None
         self.files = Files(
             Surroundings(
                 state=state,
                 runner=self.runner,
                 clock=self.clock,
-                open_source=open_source,
+                open_source=self._open_source,
                 open_target=open_target,
                 make_pace=lambda rate: SharedPace(self.clock, rate),
                 make_workers=make_workers,
                 load_key=self.load_key,
             )
         )
+
+    def reach_nodes(self, token: str, ca: str | None, certificate: Path | None) -> None:
+        """Say how sources on nodes are reached from now on.
+
+        Args:
+            token: Empty for none.
+            ca: File of the authority to trust, or `system`; None for no TLS.
+            certificate: PEM with its key, to be shown; needs `ca`.
+        """
+        if certificate is not None and ca is None:
+            raise InvalidRequestError(
+                "a certificate is shown over TLS alone",
+                code="bad-certificate",
+                advice="add --ca FILE, or --ca system",
+            )
+        self._token = token or None
+        if ca is not None:
+            file = None if ca == "system" else Path(ca)
+            self._tls = PeerTls(ca=file, certificate=certificate, key=certificate)
+
+    def _open_source(self, root: bytes) -> ReadableDirectory:
+        if root.startswith(b"/"):
+            return open_source(root)
+        # Here: commands on local trees start without what nodes are reached by.
+        from holdfast.server.node_sources import open_on_node
+
+        return open_on_node(root.decode(), self._token, self._tls)
 
     def give_way(self) -> None:
         """Do what follows at the lowest priority of processor and disk."""
@@ -90,7 +120,7 @@ def state_directory() -> Path:
 
 
 def open_source(root: bytes) -> ReadableDirectory:
-    """Open a tree for reading."""
+    """Open a tree of this machine for reading."""
     return PosixReadableDirectory(root)
 
 

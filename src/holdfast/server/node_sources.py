@@ -4,9 +4,15 @@ import contextlib
 from collections.abc import Sequence
 
 from holdfast.errors import NotFoundError, UnsupportedError
-from holdfast.files.migration.model import Instance, SourceKind, SourcePeer
+from holdfast.files.migration.model import Instance, PeerTls, SourceKind, SourcePeer
 from holdfast.ports import Clock, ReadableDirectory
-from holdfast.server.peer_http import FoundPeer, check_not_completed, find_peer, tls_context
+from holdfast.server.peer_http import (
+    FoundPeer,
+    check_not_completed,
+    find_peer,
+    find_stream_port,
+    tls_context,
+)
 from holdfast.stores.nodes.connection import NodeAddress
 from holdfast.stores.nodes.directory import open_node_directory
 
@@ -52,4 +58,19 @@ def open_directory(peer: SourcePeer, found: FoundPeer, name: str) -> ReadableDir
         NodeAddress(host=peer.host, port=found.stream_port, export=f"{found.instance}/{name}"),
         token=None if peer.token is None else peer.token.encode(),
         tls=tls_context(peer.tls) if found.is_stream_tls else None,
+    )
+
+
+def open_on_node(address: str, token: str | None, tls: PeerTls | None) -> ReadableDirectory:
+    """Open `HOST:PORT/INSTANCE/TYPE/INDEX`; the port is that of the stream or of HTTP.
+
+    Raises as open_node_directory.
+    """
+    place, _, export = address.partition("/")
+    host, _, port = place.rpartition(":")
+    peer = SourcePeer(host=host.strip("[]"), port=int(port), tls=tls, token=token)
+    return open_node_directory(
+        NodeAddress(host=peer.host, port=find_stream_port(peer), export=export),
+        token=None if token is None else token.encode(),
+        tls=tls_context(tls),
     )

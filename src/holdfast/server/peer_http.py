@@ -99,6 +99,26 @@ def _found_node(host: str, body: Mapping[str, object]) -> FoundPeer:
     )
 
 
+def find_stream_port(peer: SourcePeer) -> int:
+    """Return the stream port of a node of which one port is known, of HTTP or of the stream.
+
+    Raises:
+        UnavailableError: `source-unreachable`, `certificate-untrusted`; nothing is tried again.
+        DeniedError: `source-refused`.
+    """
+    try:
+        answer = ask_peer(peer, "/api/v1/node")
+    except ssl.SSLCertVerificationError as error:
+        raise _untrusted(peer, error) from error
+    except (http.client.HTTPException, ssl.SSLError, ConnectionResetError, BrokenPipeError):
+        return peer.port  # It is there, and does not speak HTTP.
+    except OSError as error:
+        raise _unreachable(peer, error.strerror or str(error)) from error
+    if answer.status in (401, 403):
+        raise _refused(peer, answer.status)
+    return _found_node(peer.host, answer.body).stream_port or peer.port
+
+
 def check_not_completed(peer: SourcePeer, clock: Clock) -> None:
     """Return if the migration is not over at the source.
 
@@ -134,20 +154,11 @@ def ask_patiently(peer: SourcePeer, path: str, clock: Clock) -> PeerAnswer:
                 return answer
             why = "it answered 503"
         except ssl.SSLCertVerificationError as error:
-            raise UnavailableError(
-                f"{peer.host}:{peer.port}: its certificate cannot be trusted: "
-                f"{error.verify_message}",
-                code="certificate-untrusted",
-                advice="name the authority that signed it",
-            ) from error
+            raise _untrusted(peer, error) from error
         except (OSError, http.client.HTTPException) as error:
             why = str(error) or type(error).__name__
         if (clock.monotonic_ns() - began_ns) / 1e9 + pause_s > PATIENCE_S:
-            raise UnavailableError(
-                f"{peer.host}:{peer.port} does not answer: {why}",
-                code="source-unreachable",
-                advice="check that it runs and can be reached, then run it again",
-            )
+            raise _unreachable(peer, why)
         clock.sleep(pause_s)
         pause_s = min(PAUSE_MAX_S, 2 * pause_s)
 
@@ -186,4 +197,20 @@ def _refused(peer: SourcePeer, status: int) -> DeniedError:
         f"{peer.host}:{peer.port} does not let this host in: it answered {status}",
         code="source-refused",
         advice="give it a token or certificate with the permissions copy and verify",
+    )
+
+
+def _unreachable(peer: SourcePeer, why: str) -> UnavailableError:
+    return UnavailableError(
+        f"{peer.host}:{peer.port} does not answer: {why}",
+        code="source-unreachable",
+        advice="check that it runs and can be reached, then run it again",
+    )
+
+
+def _untrusted(peer: SourcePeer, error: ssl.SSLCertVerificationError) -> UnavailableError:
+    return UnavailableError(
+        f"{peer.host}:{peer.port}: its certificate cannot be trusted: {error.verify_message}",
+        code="certificate-untrusted",
+        advice="name the authority that signed it",
     )
