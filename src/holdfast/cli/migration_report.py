@@ -65,7 +65,7 @@ class PassLines:
 
     def new_lines(self, told: Json) -> Iterator[str]:
         """Yield a line for each pass that ended since the last call."""
-        passes = list(_passes(told))
+        passes = objects(member(told, "detail"), "iterations")
         while self._told < len(passes) and passes[self._told].get("state") in _ENDS:
             yield pass_line(passes[self._told])
             self._told += 1
@@ -99,9 +99,9 @@ def ended_lines(task: Json) -> Iterator[str]:
         yield from _trend_lines(member(detail, "trend"))
     if "filesMatched" in detail:
         yield from counter_lines(detail)
-    proofs = result.get("proofs")
-    for proof in proofs if isinstance(proofs, list) else []:
-        if isinstance(proof, dict):
+    for directory in objects(result, "directories"):
+        proof = member(directory, "proof")
+        if proof:
             yield printable(f"proof     {proof.get('path')}")
     error = member(task, "error")
     if error:
@@ -132,10 +132,7 @@ def counter_lines(counters: Json) -> Iterator[str]:
 def status_lines(node: Json, latch: Json, tasks: Iterable[Json]) -> Iterator[str]:
     """Tell what a node is, whether its migration is over, and its last tasks."""
     yield printable(f"node      {node.get('name')}, holdfast {node.get('version')}")
-    instances = node.get("instances")
-    for instance in instances if isinstance(instances, list) else []:
-        if not isinstance(instance, dict):
-            continue
+    for instance in objects(node, "instances"):
         parts = [
             word
             for name, word in (("isSource", "source"), ("isDestination", "target"))
@@ -185,8 +182,7 @@ def number(told: Json, name: str) -> float:
     return max(0, value) if isinstance(value, int | float) else 0
 
 
-def _passes(told: Json) -> Iterator[Json]:
-    passes = member(told, "detail").get("iterations")
-    for each in passes if isinstance(passes, list) else []:
-        if isinstance(each, dict):
-            yield each
+def objects(told: Json, name: str) -> list[Json]:
+    """Return a list of objects within an object; an empty one if there is none."""
+    value = told.get(name)
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []

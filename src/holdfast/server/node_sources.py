@@ -2,10 +2,11 @@
 
 import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 
-from holdfast.errors import NotFoundError, UnsupportedError
+from holdfast.errors import NotFoundError
 from holdfast.files.migration.model import Instance, PeerTls, SourceKind, SourcePeer
-from holdfast.ports import Clock, ReadableDirectory
+from holdfast.ports import Clock, Entropy, ReadableDirectory
 from holdfast.server.peer_http import (
     FoundPeer,
     check_not_completed,
@@ -15,13 +16,18 @@ from holdfast.server.peer_http import (
 )
 from holdfast.stores.nodes.connection import NodeAddress
 from holdfast.stores.nodes.directory import open_node_directory
+from holdfast.stores.sidecar.client import SidecarAddress
+from holdfast.stores.sidecar.directory import open_sidecar_directories
 
 
 class Sources:
     """Opens sources, asking each only once what it is."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, scratch: Path, clock: Clock, entropy: Entropy) -> None:
+        """Say where lists of a Sidecar are kept meanwhile: a directory, made where missing."""
+        self._scratch = scratch
         self._clock = clock
+        self._entropy = entropy
         self._found: dict[SourcePeer, FoundPeer] = {}
 
     def open(self, peer: SourcePeer, instance: Instance) -> Sequence[ReadableDirectory]:
@@ -30,24 +36,33 @@ class Sources:
         if found is None:
             found = self._found[peer] = find_peer(peer, self._clock)
         check_not_completed(peer, self._clock)
+        if found.kind is SourceKind.SIDECAR:
+            return self._open_sidecar(peer, instance)
         opened: list[ReadableDirectory] = []
         with contextlib.ExitStack() as until_all_are_open:
             for directory in instance.directories:
-                tree = open_directory(peer, found, directory.name)
+                tree = _open_node(peer, found, directory.name)
                 until_all_are_open.callback(tree.close)
                 opened.append(tree)
             until_all_are_open.pop_all()
         return opened
 
-
-def open_directory(peer: SourcePeer, found: FoundPeer, name: str) -> ReadableDirectory:
-    """Open one directory of a source by its name, `kind/index`."""
-    if found.kind is SourceKind.SIDECAR:
-        raise UnsupportedError(
-            f"{peer.host}:{peer.port} is a Sidecar, which this version cannot read",
-            code="sidecar-source",
-            advice="run a holdfast node beside it",
+    def _open_sidecar(self, peer: SourcePeer, instance: Instance) -> Sequence[ReadableDirectory]:
+        self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Of one instance there is one task at a time, so nobody else uses its list.
+        return open_sidecar_directories(
+            SidecarAddress(host=peer.host, port=peer.port),
+            [directory.name for directory in instance.directories],
+            [directory.path for directory in instance.directories],
+            scratch=self._scratch / f"{instance.name}.sqlite",
+            token=peer.token,
+            tls=tls_context(peer.tls),
+            clock=self._clock,
+            entropy=self._entropy,
         )
+
+
+def _open_node(peer: SourcePeer, found: FoundPeer, name: str) -> ReadableDirectory:
     if found.stream_port is None or found.instance is None:
         raise NotFoundError(
             f"{peer.host}:{peer.port} serves no instance under that name",

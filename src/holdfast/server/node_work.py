@@ -84,7 +84,7 @@ def _surroundings(settings: NodeSettings) -> MigrationSurroundings:
         state=settings.state,
         clock=clock,
         entropy=entropy,
-        open_sources=Sources(clock).open,
+        open_sources=Sources(settings.state / "scratch", clock, entropy).open,
         open_target=open_target,
         make_pace=lambda rate: SharedPace(clock, rate),
         make_workers=make_workers,
