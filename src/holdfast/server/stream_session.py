@@ -278,7 +278,7 @@ class StreamSession:
                 is_last = done < len(view) or position >= request.end
                 block[:HEADER_BYTES] = encode_header(Kind.DATA, number, done, is_last=is_last)
                 if opened.digest is not None:
-                    busy[turn] = self._hash(opened.digest, view[:done])
+                    busy[turn] = self._hash(opened.digest, view[:done], busy)
                     opened.position = position
                 self._channel.send(memoryview(block)[: HEADER_BYTES + done], FRAME_S)
                 if is_last:
@@ -288,11 +288,14 @@ class StreamSession:
             for each in range(len(busy)):
                 self._finish_hashing(busy, each)
 
-    def _hash(self, digest: Digest, view: memoryview) -> "Future[object] | None":
+    def _hash(
+        self, digest: Digest, view: memoryview, busy: "list[Future[object] | None]"
+    ) -> "Future[object] | None":
         """Take a block into a digest, beside the sending of it where that is worth a thread."""
-        if len(view) < BLOCK_BYTES:
+        if len(view) < BLOCK_BYTES and not any(busy):
             digest.update(view)
             return None
+        # Behind what is still to be taken, however little it is: the order makes the digest.
         if self._hashing is None:
             self._hashing = ThreadPoolExecutor(1)
         return self._hashing.submit(digest.update, view)
