@@ -3,6 +3,7 @@
 import base64
 import binascii
 import http.client
+import re
 from collections.abc import Iterator
 from typing import Final, Protocol
 
@@ -10,6 +11,7 @@ from holdfast.errors import ConflictError, NotFoundError
 from holdfast.model.limits import FILE_BYTES_LARGE, KIB
 from holdfast.model.tree import Signature, Stat, signature_of
 
+_HEX: Final = re.compile("[0-9a-fA-F]{1,8}")
 _STALLS_MAX: Final = 3
 """Answers in a row that end before they give anything."""
 
@@ -151,7 +153,7 @@ def parse_digest(text: str, spelt: str) -> bytes:
             raise ValueError(text) from error
         if len(digest) == 16:
             return digest
-    elif 0 < len(text) <= 8 and text.isascii() and text.isalnum():
+    elif _HEX.fullmatch(text):
         return int(text, 16).to_bytes(4, "big")
     raise ValueError(text)
 

@@ -222,7 +222,9 @@ class _Bounded:
         self.head = b""
         """The first bytes of the document."""
 
-    def read(self, _amount: int = -1) -> bytes:
+    def read(self, amount: int = -1) -> bytes:
+        if not amount:
+            return b""  # Asked only to see whether it is bytes.
         data = self._body.read(_READ_BYTES)
         self._since += len(data)
         if self._since > LISTING_ENTRY_BYTES_MAX + _READ_BYTES:
