@@ -117,8 +117,8 @@ class ReadableFile(Protocol):
     def given_digest(self) -> bytes | None:
         """Return the other side's digest of the content it gave, in `expect`'s algorithm.
 
-        None where bytes do not travel, or were not read once and in order up to the end of the
-        file. Holes count as the zeros they read as.
+        None where bytes do not travel, or were not read once, in order and to the end. Holes count
+        as the zeros they read as.
         """
         ...
 
@@ -208,11 +208,10 @@ class ReadableDirectory(Protocol):
     def digest_files(
         self, paths: Sequence[bytes], algorithm: str, *, drop_cache: bool
     ) -> Iterator[int | FileDigest | HoldfastError] | None:
-        """Have files read and digested where they are; None if the caller is to read them itself.
+        """Have files read and digested where they are, from now on; None: the caller is to read.
 
         Yields one FileDigest or error for each path, in order, and between them how many bytes were
-        read since the last such number; the work goes on only as these are drawn, so a caller that
-        waits slows it. The first step is under way when this returns.
+        read since the last such number; a caller that waits before it draws slows the work.
         """
         ...
 
