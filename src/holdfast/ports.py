@@ -117,8 +117,7 @@ class ReadableFile(Protocol):
     def given_digest(self) -> bytes | None:
         """Return the other side's digest of the content it gave, in `expect`'s algorithm.
 
-        None where bytes do not travel, or were not read once, in order and to the end. Holes count
-        as the zeros they read as.
+        Holes count as zeros. None where bytes do not travel, or not once, in order and to the end.
         """
         ...
 
@@ -198,10 +197,10 @@ class ReadableDirectory(Protocol):
         ...
 
     def expect(self, files: Sequence[ExpectedFile], algorithm: str) -> None:
-        """Take the hint that these files will be read next, whole and in this order.
+        """Take the hint that these files, and none told before, will be read next in this order.
 
-        A later call takes the place of an earlier one. Where bytes travel, the other side takes
-        digests of what it sends with this algorithm (SmallFile.digest, ReadableFile.given_digest).
+        Where bytes travel, the other side digests with this algorithm what it sends: see
+        SmallFile.digest and ReadableFile.given_digest.
         """
         ...
 
