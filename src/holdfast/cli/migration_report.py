@@ -15,6 +15,7 @@ from holdfast.cli.output import (
     printable,
 )
 from holdfast.cli.times import format_time
+from holdfast.files.migration.model import MigrationKind, VerificationState
 from holdfast.tasks.model import TaskState
 
 Json = Mapping[str, object]
@@ -34,9 +35,8 @@ def exit_of_task(task: Json) -> Exit:
     """Return the exit code of an ended task."""
     match task.get("state"):
         case TaskState.COMPLETED.value:
-            detail = member(task, "detail")
-            verdict = member(task, "result").get("verdict")
-            is_bad = detail.get("state") == "FAILED" or verdict == "damaged"
+            states = member(task, "detail").get("state"), member(task, "result").get("state")
+            is_bad = VerificationState.FAILED.value in states
             return Exit.DAMAGED if is_bad else Exit.DONE
         case TaskState.CANCELLED.value:
             return Exit.INTERRUPTED
@@ -99,6 +99,8 @@ def ended_lines(task: Json) -> Iterator[str]:
         yield from _trend_lines(member(detail, "trend"))
     if "filesMatched" in detail:
         yield from counter_lines(detail)
+    if task.get("kind") == MigrationKind.REPAIR.value:
+        yield from _repair_lines(result)
     for directory in objects(result, "directories"):
         proof = member(directory, "proof")
         if proof:
@@ -107,6 +109,19 @@ def ended_lines(task: Json) -> Iterator[str]:
     if error:
         yield printable(f"failed    {error.get('message')}; {error.get('advice')}")
     yield printable(f"task      {task.get('id')} {task.get('state')}")
+
+
+def _repair_lines(result: Json) -> Iterator[str]:
+    for directory in objects(result, "directories"):
+        name = directory.get("directory")
+        for entry in objects(directory, "repaired"):
+            yield printable(f"repaired  {name}/{entry.get('path')}")
+        for entry in objects(directory, "findings"):
+            yield printable(f"left      {name}/{entry.get('path')}: {entry.get('outcome')}")
+    if result.get("state") == VerificationState.COMPLETED.value:
+        yield "verdict   what was repaired was read again on both hosts and is equal"
+    else:
+        yield "verdict   DAMAGED: not everything could be repaired"
 
 
 def _trend_lines(trend: Json) -> Iterator[str]:
