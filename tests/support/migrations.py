@@ -122,8 +122,8 @@ class Migration:
         )
 
     def _open_sources(self, _peer: SourcePeer, _instance: Instance) -> Sequence[ReadableDirectory]:
-        self.on_open(self, self.opened)
         self.opened += 1
+        self.on_open(self, self.opened - 1)
         if self.sources is not None:
             return self.sources(self)
         return [
