@@ -2,16 +2,14 @@
 
 import asyncio
 from collections.abc import Mapping
-from typing import Final
 
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from holdfast.files.http.call import Call
 from holdfast.files.http.openapi import describe
 from holdfast.files.http.services import NodeServices
+from holdfast.files.http.shapes import DIGEST_ALGORITHMS
 from holdfast.files.migration.model import Instance
-
-DIGEST_ALGORITHMS: Final = ("MD5", "XXHash32", "XXH3_128", "SHA256", "BLAKE3")
 
 
 class NodeAnswers:

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from holdfast.files.http.operations import OPERATIONS, Face, Guard, Operation
+from holdfast.files.http.operations import OPERATIONS, Face, Guard, Operation, Parameter
 from holdfast.files.http.problems import PROBLEM_MEDIA_TYPE
 
 Json = dict[str, object]
@@ -170,16 +170,16 @@ def _parameters(operation: Operation) -> list[Json]:
     return [*_named("query", operation.query), *_named("header", operation.headers)]
 
 
-def _named(place: str, meanings: Mapping[str, str]) -> list[Json]:
+def _named(place: str, parameters: Mapping[str, Parameter]) -> list[Json]:
     return [
         {
             "in": place,
             "name": name,
-            "description": meaning,
+            "description": parameter.meaning,
             "required": False,
-            "schema": {"type": "string"},
+            "schema": dict(parameter.schema),
         }
-        for name, meaning in meanings.items()
+        for name, parameter in parameters.items()
     ]
 
 

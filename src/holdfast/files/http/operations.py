@@ -6,13 +6,17 @@ The routes are made from it, and so is /openapi.json; so neither can have what t
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from holdfast.files.http import shapes
 from holdfast.files.http.names import FILES, LIVE_MIGRATION
+from holdfast.files.http.queries import PAGE_DEFAULT
+from holdfast.files.migration.results import OUTCOMES
 from holdfast.model.access import ALL_PERMISSIONS, Permission
+from holdfast.tasks.history import PAGE_MAX
+from holdfast.tasks.model import TaskState
 
 COPIES: Final = f"{LIVE_MIGRATION}/data-copy-tasks"
 VERIFICATIONS: Final = f"{LIVE_MIGRATION}/files-verification-tasks"
@@ -21,6 +25,13 @@ NDJSON: Final = "application/x-ndjson"
 EVENT_STREAM: Final = "text/event-stream"
 OCTETS: Final = "application/octet-stream"
 TEXT: Final = "text/plain"
+
+
+class Parameter(NamedTuple):
+    """What may be given beside path and body."""
+
+    meaning: str
+    schema: Mapping[str, object]
 
 
 class Face(StrEnum):
@@ -55,9 +66,9 @@ class Operation:
     """In the order in which they are asked."""
     body: type[msgspec.Struct] | None = None
     is_body_optional: bool = False
-    query: Mapping[str, str] = field(default_factory=dict)
-    """Parameters by name, with their meaning."""
-    headers: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, Parameter] = field(default_factory=dict)
+    """Parameters by name."""
+    headers: Mapping[str, Parameter] = field(default_factory=dict)
     """Headers it looks at."""
     answers: Mapping[int, object] = field(default_factory=dict)
     """By status: a type as JSON, or a media type, or None for an empty body."""
@@ -70,14 +81,30 @@ class Operation:
 _COPY: Final = frozenset({Permission.COPY})
 _VERIFY: Final = frozenset({Permission.VERIFY})
 _EITHER: Final = frozenset({Permission.COPY, Permission.VERIFY})
-_KEY: Final = {"Idempotency-Key": "The same key with the same request gives the same answer."}
+_TEXT_SCHEMA: Final = {"type": "string"}
+_KEY: Final = {
+    "Idempotency-Key": Parameter(
+        "The same key with the same request gives the same answer.",
+        {"type": "string", "pattern": "^[!-~]{1,255}$"},
+    )
+}
+_SEQUENCE: Final = {"type": "integer", "minimum": 0, "maximum": 10**18 - 1}
 _AT_DESTINATION: Final = (Guard.DESTINATION,)
 _MAY_WRITE: Final = (Guard.DESTINATION, Guard.NOT_COMPLETE)
 _PAGE: Final = {
-    "limit": "Entries of a page, 1 to 1000; 100 where it is left out.",
-    "cursor": "cursorNext of the page before.",
+    "limit": Parameter(
+        f"Entries of a page; {PAGE_DEFAULT} where it is left out.",
+        {"type": "integer", "minimum": 1, "maximum": PAGE_MAX},
+    ),
+    "cursor": Parameter(
+        "cursorNext of the page before.", {"type": "string", "pattern": "^[0-9A-Za-z_=-]+$"}
+    ),
 }
-_RESULTS: Final = _PAGE | {"outcome": "Only entries of this outcome."}
+_RESULTS: Final = _PAGE | {
+    "outcome": Parameter(
+        "Only entries of this outcome.", {"type": "string", "enum": sorted(OUTCOMES)}
+    )
+}
 
 SIDECAR_OPERATIONS: Final = (
     Operation(
@@ -172,12 +199,22 @@ SIDECAR_OPERATIONS: Final = (
         permissions=_EITHER,
         guards=(Guard.SOURCE, Guard.NOT_COMPLETE),
         query={
-            "digestAlgorithm": "MD5, XXHash32, XXH3_128, SHA256 or BLAKE3: answer the digest.",
-            "seed": "Of XXHash32; 0 where it is left out.",
+            "digestAlgorithm": Parameter(
+                "Answer the digest instead; in any case.",
+                {"type": "string", "enum": list(shapes.DIGEST_ALGORITHMS)},
+            ),
+            "seed": Parameter(
+                "Of XXHash32; 0 where it is left out.",
+                {"type": "integer", "minimum": 0, "maximum": (1 << 32) - 1},
+            ),
         },
         headers={
-            "Range": "One range of bytes.",
-            "If-Range": "The ETag of an earlier answer: the whole file if it has changed.",
+            "Range": Parameter(
+                "One range of bytes: bytes=FIRST-LAST, bytes=FIRST- or bytes=-COUNT.", _TEXT_SCHEMA
+            ),
+            "If-Range": Parameter(
+                "The ETag of an earlier answer: the whole file if it has changed.", _TEXT_SCHEMA
+            ),
         },
         answers={200: OCTETS, 206: OCTETS},
         others={200: ("application/json",)},
@@ -260,7 +297,15 @@ OUR_OPERATIONS: Final = (
         path=TASKS,
         summary="Page through all tasks of the node, newest first.",
         query=_PAGE
-        | {"kind": "Only tasks of this kind.", "state": "Only tasks that stand like this."},
+        | {
+            "kind": Parameter("Only tasks of this kind.", _TEXT_SCHEMA),
+            "state": Parameter(
+                "Only tasks that stand like this.", {"type": "string", "enum": list(TaskState)}
+            ),
+            "cursor": Parameter(
+                "cursorNext of the page before.", {"type": "string", "pattern": "^[0-9]{1,18}$"}
+            ),
+        },
         answers={200: shapes.TaskPageAnswer},
         refusals=(400,),
     ),
@@ -289,8 +334,15 @@ OUR_OPERATIONS: Final = (
         method="GET",
         path=TASKS + "/{taskId}/events",
         summary="Page through the events of a task, or follow them as server-sent events.",
-        query={"after": "Only events with a greater sequence.", "limit": _PAGE["limit"]},
-        headers={"Last-Event-ID": "Of server-sent events: go on after this sequence."},
+        query={
+            "after": Parameter("Only events with a greater sequence.", _SEQUENCE),
+            "limit": _PAGE["limit"],
+        },
+        headers={
+            "Last-Event-ID": Parameter(
+                "Of server-sent events: go on after this sequence.", _SEQUENCE
+            )
+        },
         answers={200: shapes.EventPageAnswer, 204: None},
         others={200: (EVENT_STREAM,)},
         refusals=(400, 503),

@@ -4,19 +4,30 @@ Requests are decoded by these; answers that are built from other parts of holdfa
 described by them, for /openapi.json. What the members mean stands in files/migration/model.py.
 """
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from holdfast.errors import InvalidRequestError
+from holdfast.files.model import CacheUse
 from holdfast.model.limits import JOBS_MAX, MIGRATION_PASSES_MAX
+from holdfast.proof.statement import VerificationMode
+
+DIGEST_ALGORITHMS: Final = ("MD5", "XXHash32", "XXH3_128", "SHA256", "BLAKE3")
 
 Count = Annotated[int, Meta(ge=0, le=1 << 53)]
 """Whole numbers that every JSON reader keeps whole."""
 Rate = Annotated[int, Meta(ge=1, le=1 << 53)]
 Percent = Annotated[float, Meta(ge=0, le=100)]
-Word = Annotated[str, Meta(min_length=1, max_length=256)]
+Word = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"\S")]
+DigestName = Annotated[Word, Meta(extra_json_schema={"enum": list(DIGEST_ALGORITHMS)})]
+"""In any case; what other names there are is told by whoever parses it."""
+CopyVerification = Annotated[Word, Meta(extra_json_schema={"enum": list(VerificationMode)})]
+Mode = Annotated[
+    Word, Meta(extra_json_schema={"enum": [m for m in VerificationMode if m != "none"]})
+]
+Cache = Annotated[Word, Meta(extra_json_schema={"enum": list(CacheUse)})]
 Json = dict[str, Any]
 
 BodyT = TypeVar("BodyT", bound=msgspec.Struct)
@@ -31,8 +42,8 @@ class CopyBody(msgspec.Struct, rename="camel", kw_only=True, omit_defaults=True)
     max_delete: Count | None = None
     max_delete_percent: Percent | None = None
     allow_emptied: Annotated[list[Word], Meta(max_length=256)] | None = None
-    digest_algorithm: Word | None = None
-    verify: Word | None = None
+    digest_algorithm: DigestName | None = None
+    verify: CopyVerification | None = None
     rate_bytes_per_second: Rate | None = None
 
 
@@ -40,13 +51,13 @@ class VerificationBody(msgspec.Struct, rename="camel", kw_only=True, omit_defaul
     """What a POST of a verification asks; the first three as in Sidecar."""
 
     max_concurrency: Annotated[int, Meta(ge=1, le=JOBS_MAX)]
-    digest_algorithm: Word
+    digest_algorithm: DigestName
     seed: Annotated[int, Meta(ge=-(1 << 31), le=(1 << 32) - 1)] | None = None
     continue_on_metadata_mismatch: bool | None = None
-    mode: Word | None = None
+    mode: Mode | None = None
     sample_percent: Percent | None = None
     sample_bytes: Rate | None = None
-    cache: Word | None = None
+    cache: Cache | None = None
     rate_bytes_per_second: Rate | None = None
 
 
