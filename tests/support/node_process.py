@@ -189,14 +189,25 @@ class NodePair:
 
 
 @contextmanager
-def running_pair(directory: Path) -> Iterator[NodePair]:
-    """Run both; the target knows where the source is."""
-    source = NodeProcess(name=SOURCE, directory=directory / "source")
-    target = NodeProcess(name=TARGET, directory=directory / "target")
+def running_pair(
+    directory: Path, *, more: str = "", peer: str = "", ca: Path | None = None, token: str = ""
+) -> Iterator[NodePair]:
+    """Run both; the target knows where the source is.
+
+    Args:
+        more: Settings of both.
+        peer: More of what the target knows of the source.
+        ca: Who signed their certificates, if they speak TLS.
+        token: What they are asked with.
+    """
+    source, target = (
+        NodeProcess(name=name, directory=directory / part, more=more, ca=ca, token=token)
+        for name, part in ((SOURCE, "source"), (TARGET, "target"))
+    )
     pair = NodePair(source=source, target=target)
     try:
         source.start()
-        target.more = f'[peers."{SOURCE}"]\nport = {source.port}\n'
+        target.more += f'[peers."{SOURCE}"]\nport = {source.port}\n{peer}'
         target.start()
         yield pair
     finally:
