@@ -77,7 +77,7 @@ class SidecarSource:
         class Handler(_Handler):
             served = source
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.port = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
@@ -123,6 +123,11 @@ class _Refusal(Exception):
         self.status = status
         self.message = message
         self.headers = dict(headers or {})
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of clients that leave."""
 
 
 class _Handler(BaseHTTPRequestHandler):
