@@ -7,6 +7,7 @@ process of a task does is tests/support/node_task.py.
 
 import contextlib
 import json
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +34,7 @@ VERIFICATIONS = f"{LIVE_MIGRATION}/files-verification-tasks"
 STATUS = f"{LIVE_MIGRATION}/status"
 COPY = {"maxIterations": 3, "successThreshold": 1.0, "maxConcurrency": 4}
 VERIFICATION = {"maxConcurrency": 4, "digestAlgorithm": "md5"}
-UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+UUID_1 = r"[0-9a-f]{8}-[0-9a-f]{4}-1[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 
 
 @pytest.fixture
@@ -69,6 +70,7 @@ def wait_until(node: ServedNode, task_id: str, state: str) -> dict[str, Any]:
 def test_a_data_copy_lives_in_sidecars_shapes(node: ServedNode) -> None:
     answer = node.ask("POST", COPIES, body=COPY)
     assert (answer.status, list(answer.json)) == (202, ["taskId", "statusUrl"])
+    assert re.fullmatch(UUID_1, answer.json["taskId"])
     url = answer.json["statusUrl"]
     assert url == f"{COPIES}/{answer.json['taskId']}"
     told = {"iteration": 0, "state": "DOWNLOADING", "totalSize": 9, "totalFiles": 2}

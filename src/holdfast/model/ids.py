@@ -6,15 +6,28 @@ from typing import NewType
 from holdfast.errors import InvalidRequestError
 
 TaskId = NewType("TaskId", str)
-"""`task-` and 32 hexadecimal digits."""
+"""`task-` and the 32 hexadecimal digits of a UUID."""
+
+_UUID_EPOCH_TICKS = 0x01B21DD213814000
+"""From 1582-10-15 to the epoch of Unix, in 100 ns."""
 
 _TASK_ID = re.compile(r"task-[0-9a-f]{32}")
 
 
-def task_id_from(random_bytes: bytes) -> TaskId:
-    """Spell a task id from exactly 16 random bytes."""
-    assert len(random_bytes) == 16
-    return TaskId("task-" + random_bytes.hex())
+def task_id_from(now_ns: int, random_bytes: bytes) -> TaskId:
+    """Spell a task id: a UUID of version 1 (RFC 9562, 5.1) of a moment, its node made by chance.
+
+    Args:
+        now_ns: Wall clock.
+        random_bytes: Exactly 8; 61 bits of them count.
+    """
+    assert len(random_bytes) == 8
+    ticks = (now_ns // 100 + _UUID_EPOCH_TICKS) % (1 << 60)
+    time = (ticks % (1 << 32), ticks >> 32 & 0xFFFF, ticks >> 48 | 0x1000)
+    rest = bytearray(random_bytes)
+    rest[0] = rest[0] & 0x3F | 0x80
+    rest[2] |= 0x01  # Of a node that is no network card.
+    return TaskId(f"task-{time[0]:08x}{time[1]:04x}{time[2]:04x}{rest.hex()}")
 
 
 def parse_task_id(text: str) -> TaskId:

@@ -271,8 +271,8 @@ class TaskJournal(TaskHistory):
     def _insert(
         self, sql: sqlite3.Connection, kind: str, subject: str, text: str, key: str | None
     ) -> Task:
-        task_id = task_id_from(self._entropy.random_bytes(16))
         now_ns = self._clock.now_ns()
+        task_id = task_id_from(now_ns, self._entropy.random_bytes(8))
         sql.execute(
             """INSERT INTO tasks (id, kind, subject, request, state, stage, attempt, progress,
             created_ns, updated_ns, cancel_requested) VALUES (?, ?, ?, ?, ?, '', 1, ?, ?, ?, 0)""",

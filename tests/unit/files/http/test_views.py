@@ -11,7 +11,7 @@ import pytest
 
 from holdfast.files.http.views import copy_view, verification_view
 from holdfast.files.migration.model import IterationState
-from holdfast.model.ids import task_id_from
+from holdfast.model.ids import TaskId
 from holdfast.tasks.model import Task, TaskState
 
 COPY = {"maxIterations": 3, "successThreshold": 0.9, "maxConcurrency": 4}
@@ -27,7 +27,7 @@ def make_task(
     cancel_requested: bool = False,
 ) -> Task:
     return Task(
-        id=task_id_from(bytes(range(16))),
+        id=TaskId("task-000102030405060708090a0b0c0d0e0f"),
         kind="files.migrate",
         subject="instance a",
         request={"instance": "a", "source": "s", "port": 9043, "request": request},
