@@ -27,6 +27,7 @@ from holdfast.proof.statement import VerificationMode
 from holdfast.stores.system import SystemEntropy
 from holdfast.tasks.journal import TaskJournal
 from holdfast.tasks.model import TaskState
+from tests.support.clocks import QuickClock
 from tests.support.migrations import COPY, Migration, iterations
 from tests.support.trees import read_tree
 
@@ -233,6 +234,7 @@ def test_a_source_that_is_away_is_waited_for_and_costs_no_pass(migration: Migrat
 
     assert task.state is TaskState.COMPLETED
     assert len(iterations(task)) == 2
+    assert isinstance(migration.clock, QuickClock)
     assert 2 * migration.clock.slept_s >= 1 + 2 + 4 + 8
     assert_equal(migration)
 
@@ -247,7 +249,9 @@ def test_a_source_that_stays_away_is_given_up(migration: Migration) -> None:
     migration.on_open = away
     with pytest.raises(StateError) as caught:
         migration.copy(replace(COPY, max_iterations=1))
+    assert isinstance(migration.clock, QuickClock)
     assert "no way there" in caught.value.message
+    assert isinstance(migration.clock, QuickClock)
     assert migration.clock.slept_s >= 600
 
 

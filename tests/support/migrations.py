@@ -3,8 +3,9 @@
 Only the way to the source is short: its directories are opened as local ones.
 """
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from holdfast.files.migration.model import (
@@ -26,7 +27,7 @@ from holdfast.files.migration.service import run_copy, run_repair, run_verificat
 from holdfast.ports import ReadableDirectory
 from holdfast.server.local import load_key, make_workers, open_source, open_target
 from holdfast.stores.pace import SharedPace
-from holdfast.stores.system import SystemEntropy
+from holdfast.stores.system import SystemClock, SystemEntropy
 from holdfast.tasks.journal import TaskJournal
 from holdfast.tasks.model import Task
 from holdfast.tasks.runner import Runner, TaskContext
@@ -47,15 +48,15 @@ class Migration:
     exclude_directories: tuple[str, ...] = ()
     on_open: Callable[["Migration", int], None] = lambda _migration, _times: None
     """Called as the source is opened for a pass, with how often it was before."""
-    clock: QuickClock = field(default_factory=QuickClock)
+    clock: SystemClock = field(default_factory=QuickClock)
     opened: int = 0
     sources: Callable[["Migration"], Sequence[ReadableDirectory]] | None = None
 
     def __post_init__(self) -> None:
         for kind, index in self.names:
             for side in ("source", "target"):
-                (self.place / side / f"{kind}{index}").mkdir(parents=True)
-        (self.place / "state").mkdir()
+                (self.place / side / f"{kind}{index}").mkdir(parents=True, exist_ok=True)
+        (self.place / "state").mkdir(exist_ok=True)
 
     def source(self, name: str = "data0") -> Path:
         """Return a directory of the source."""
@@ -166,3 +167,17 @@ def iterations(task: Task) -> list[Mapping[str, object]]:
     told = task.detail["iterations"]
     assert isinstance(told, list)
     return told
+
+
+def main(arguments: list[str]) -> None:
+    """Copy the instance at a place in two workers, at so many bytes a second, to be killed."""
+    place, rate_bytes_per_s = Path(arguments[0]), int(arguments[1])
+    migration = Migration(place=place, clock=SystemClock())
+    task = migration.copy(
+        replace(COPY, max_concurrency=2, rate_bytes_per_s=rate_bytes_per_s, max_iterations=20)
+    )
+    print(task.attempt, len(iterations(task)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
