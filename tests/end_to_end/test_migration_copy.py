@@ -23,7 +23,9 @@ from holdfast.files.migration.results import results_page
 from holdfast.files.migration.service import complete_migration
 from holdfast.files.model import DeleteLimit
 from holdfast.model.limits import MIB
+from holdfast.ports import SmallFile
 from holdfast.proof.statement import VerificationMode
+from holdfast.stores.directories.posix import PosixReadableDirectory
 from holdfast.stores.system import SystemEntropy
 from holdfast.tasks.journal import TaskJournal
 from holdfast.tasks.model import TaskState
@@ -236,6 +238,41 @@ def test_a_source_that_is_away_is_waited_for_and_costs_no_pass(migration: Migrat
     assert len(iterations(task)) == 2
     assert isinstance(migration.clock, QuickClock)
     assert 2 * migration.clock.slept_s >= 1 + 2 + 4 + 8
+    assert_equal(migration)
+
+
+class Leaving(PosixReadableDirectory):
+    """A tree that is gone for every process while a file stands."""
+
+    def __init__(self, root: bytes, away: Path) -> None:
+        super().__init__(root)
+        self._away = away
+
+    def read_small(self, path: bytes, buffer: memoryview) -> SmallFile | None:
+        """See ReadableDirectory."""
+        if self._away.exists():
+            raise UnavailableError("the line is cut", code="source-unreachable")
+        return super().read_small(path, buffer)
+
+
+def test_a_source_that_leaves_its_workers_is_waited_for(migration: Migration) -> None:
+    """R3: what stopped the workers of one attempt does not stop those of the next."""
+    for number in range(300):
+        write(migration.source("data1") / f"many/{number}", b"%d" % number)
+    away = migration.place / "away"
+    away.touch()
+    migration.sources = lambda made: [
+        Leaving(str(made.source(f"{kind}{index}")).encode(), away) for kind, index in made.names
+    ]
+
+    def come_back(_: Migration, times: int) -> None:
+        if times == 2:
+            away.unlink()
+
+    migration.on_open = come_back
+    task = migration.copy(replace(COPY, max_concurrency=2))
+
+    assert [each["state"] for each in iterations(task)] == ["DOWNLOAD_COMPLETE", "SUCCESS"]
     assert_equal(migration)
 
 

@@ -12,8 +12,9 @@ from holdfast.files.migration.latch import Latch
 from holdfast.files.migration.model import Instance, InstanceDirectory, LatchState, SourcePeer
 from holdfast.files.pair import Manner, Means, Pair, ledger_path
 from holdfast.files.watching import TaskWatch
-from holdfast.ports import Directory, Entropy, PaceControl, ReadableDirectory
+from holdfast.ports import Directory, Entropy, ReadableDirectory
 from holdfast.proof.digests import Algorithm
+from holdfast.tasks.runner import TaskContext
 
 OpenSources = Callable[[SourcePeer, Instance], Sequence[ReadableDirectory]]
 """Opens the source's side of every directory of an instance, in their order, for one pass.
@@ -49,8 +50,8 @@ class Opening:
     surroundings: MigrationSurroundings
     instance: Instance
     source: SourcePeer
-    task_id: str
-    pace: PaceControl
+    context: TaskContext
+    rate_bytes_per_s: int | None
     jobs: int
     make_roots: bool
 
@@ -64,6 +65,9 @@ class Opening:
     ) -> Iterator[list[OpenDirectory]]:
         """Open both sides of every directory; closed on leaving, whatever happened."""
         opened: list[OpenDirectory] = []
+        # One for each time: workers that end in an error leave theirs stopped.
+        pace = self.surroundings.make_pace(self.rate_bytes_per_s)
+        self.context.follow_rate(pace.set_rate)
         with ExitStack() as stack:
             sources = self.surroundings.open_sources(self.source, self.instance)
             for source in sources:
@@ -80,7 +84,7 @@ class Opening:
                     ledger,
                     manner=self._manner(directory, prove=prove),
                     context=watches[at],
-                    pace=self.pace,
+                    pace=pace,
                     exclusions=exclusions_of(self.instance, directory),
                     verify_directory_times=False,  # As Sidecar: a pair of directories matches.
                 )
@@ -97,7 +101,7 @@ class Opening:
     def _manner(self, directory: InstanceDirectory, *, prove: bool) -> Manner:
         proofs = self.surroundings.state / "proofs"
         proofs.mkdir(mode=0o700, exist_ok=True)
-        name = f"{self.task_id}-{directory.kind}-{directory.index}.jsonl"
+        name = f"{self.context.task.id}-{directory.kind}-{directory.index}.jsonl"
         return Manner(jobs=self.jobs, prove=prove, proof_path=proofs / name)
 
 

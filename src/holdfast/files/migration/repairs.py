@@ -39,14 +39,12 @@ class RepairRun:
         self._instance = instance
         self._request = request
         self._context = context
-        pace = surroundings.make_pace(request.rate_bytes_per_s)
-        context.follow_rate(pace.set_rate)
         self._opening = Opening(
             surroundings=surroundings,
             instance=instance,
             source=source,
-            task_id=context.task.id,
-            pace=pace,
+            context=context,
+            rate_bytes_per_s=request.rate_bytes_per_s,
             jobs=request.max_concurrency,
             make_roots=False,
         )

@@ -63,14 +63,12 @@ class VerificationRun:
         self._context = context
         self._told = told
         self._copy_began_ns = copy_began_ns
-        pace = surroundings.make_pace(request.rate_bytes_per_s)
-        context.follow_rate(pace.set_rate)
         self._opening = Opening(
             surroundings=surroundings,
             instance=instance,
             source=source,
-            task_id=context.task.id,
-            pace=pace,
+            context=context,
+            rate_bytes_per_s=request.rate_bytes_per_s,
             jobs=request.max_concurrency,
             make_roots=False,
         )
