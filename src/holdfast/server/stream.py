@@ -56,6 +56,7 @@ HANDSHAKE_S: Final = 10
 _RETRY_AFTER_S: Final = 1.0
 _REFUSALS_MAX: Final = 32
 _BACKLOG: Final = 256
+_FULL_PAUSE_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,12 +132,17 @@ class _Listener:
         try:
             connection, _ = self._listener.accept()
         except OSError:
-            return  # It is gone already, or there are too many; those waiting are asked again.
+            # It is gone already; or there are too many, and those waiting are asked again.
+            self._clock.sleep(_FULL_PAUSE_S)
+            return
         with connection:
             is_full = len(self._serving) >= self._settings.connections_max
             if is_full and len(self._refusing) >= _REFUSALS_MAX:
                 return
-            process = os.fork()
+            try:
+                process = os.fork()
+            except OSError:
+                return  # Too many processes: the client comes back.
             if not process:
                 self._become_session(connection, is_full=is_full)
             (self._refusing if is_full else self._serving).add(process)

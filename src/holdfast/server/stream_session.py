@@ -77,9 +77,11 @@ _PAGE_NAMES: Final = 1024
 _PAGE_BYTES: Final = 512 * KIB
 _BUNDLE_FRAME_BYTES: Final = 256 * KIB
 _XATTRS_FRAME_BYTES: Final = MIB
-_DIGEST_STEP_BYTES: Final = 16 * MIB
+_DIGEST_STEP_BYTES: Final = 4 * MIB
 _DIGEST_STEP_FILES: Final = 128
 _DIGEST_STEPS_AHEAD: Final = 4
+_CONTINUE_S: Final = 600.0
+"""A client that keeps a low rate limit is silent for long between two steps."""
 _ZEROS: Final = bytes(BLOCK_BYTES)
 
 _VERIFYING: Final = frozenset({Permission.VERIFY, Permission.COPY})
@@ -147,7 +149,7 @@ class _Steps:
         self._read_bytes, self._results = 0, []
 
     def _await_client(self) -> None:
-        header, _ = self._session.receive()
+        header, _ = self._session.receive(_CONTINUE_S)
         if header.kind is not Kind.CONTINUE or header.number != self._number:
             raise bad_frame("another request in the middle of digests")
         self._unanswered -= 1
@@ -186,11 +188,9 @@ class StreamSession:
             if self._hashing is not None:
                 self._hashing.shutdown(wait=True)
 
-    def receive(self) -> tuple[Header, memoryview]:
+    def receive(self, wait_s: float) -> tuple[Header, memoryview]:
         """Return the next frame of the client; its payload is good until the next call."""
-        header = self._channel.receive_header(
-            self._idle_timeout_s, FRAME_S, limit_bytes=REQUEST_FRAME_BYTES_MAX
-        )
+        header = self._channel.receive_header(wait_s, FRAME_S, limit_bytes=REQUEST_FRAME_BYTES_MAX)
         return header, self._channel.receive_payload(header.size_bytes, FRAME_S)
 
     def send(self, kind: Kind, number: int, message: object, *, is_last: bool = True) -> None:
@@ -198,7 +198,7 @@ class StreamSession:
         self._channel.send(encode_frame(kind, number, message, is_last=is_last), FRAME_S)
 
     def _answer_one(self) -> None:
-        header, payload = self.receive()
+        header, payload = self.receive(self._idle_timeout_s)
         row = _ANSWERS.get(header.kind)
         if row is None:
             raise bad_frame(f"{header.kind.name} where a request was due")

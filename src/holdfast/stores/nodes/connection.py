@@ -38,6 +38,8 @@ ANSWER_S: Final = 30.0
 FRAME_S: Final = 60.0
 """For one frame of at most FRAME_BYTES_MAX, once it began."""
 PATIENCE_S: Final = 180.0
+FIRST_PATIENCE_S: Final = 10.0
+"""With a source that never answered: its address may be wrong."""
 _RETRY_FIRST_S: Final = 0.05
 _RETRY_MAX_S: Final = 5.0
 
@@ -231,6 +233,8 @@ class Connection:
         try:
             raw = socket.create_connection((self.address.host, self.address.port), CONNECT_S)
         except socket.gaierror as error:
+            if self._root is not None:
+                raise
             raise UnavailableError(
                 f"no such host: {self.address.host}: {error.strerror}",
                 code="host-unknown",
@@ -295,7 +299,10 @@ class Connection:
         # Jitter of a half, so that clients of one source do not come back all at once.
         share = 0.5 + int.from_bytes(self._entropy.random_bytes(2), "big") / 131_072
         pause_s = max(at_least_s, longest_s * share)
-        if (now_ns - self._failing_since_ns) / 1e9 + pause_s > self._patience_s:
+        patience_s = self._patience_s
+        if self._root is None and not isinstance(error, HoldfastError):
+            patience_s = min(patience_s, FIRST_PATIENCE_S)
+        if (now_ns - self._failing_since_ns) / 1e9 + pause_s > patience_s:
             if isinstance(error, HoldfastError):
                 raise error
             raise UnavailableError(
