@@ -8,12 +8,15 @@ lifted through the API.
 import concurrent.futures
 import json
 import os
+import random
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.command import Holdfast, kill_group
 from tests.support.node_process import (
     COPIES,
     SOURCE,
@@ -217,3 +220,58 @@ def test_a_dead_stream_server_is_started_again_on_its_port(pair: NodePair) -> No
     task_id = pair.target.start_copy()
     assert pair.target.wait_until_ended(task_id)["state"] == "completed"
     assert read_tree(pair.target.data) == read_tree(source.data)
+
+
+def wait_for_attempt(node: NodeProcess, task_id: str, attempt: int) -> None:
+    node.wait_for(task_id, lambda task: (task["attempt"], task["state"]) == (attempt, "running"))
+
+
+@pytest.mark.slow
+def test_a_task_that_crashes_too_often_ends_as_failed_interrupted(tmp_path: Path) -> None:
+    """Invariant 2 of node_tasks.py."""
+    with running_pair(tmp_path, more="[limits]\ntask_crashes_max = 2\n") as pair:
+        fill(pair.source.data)
+        target = pair.target
+        task_id = target.start_copy(rateBytesPerSecond=SLOW)
+        for attempt in (1, 2):
+            wait_for_attempt(target, task_id, attempt)
+            os.kill(child_named(target, "holdfast.server.task_process"), signal.SIGKILL)
+        ended = target.wait_until_ended(task_id)
+        assert (ended["state"], ended["error"]["code"]) == ("failed", "interrupted")
+        assert ended["error"]["context"]["reason"] == "interrupted"
+
+
+@pytest.mark.slow
+def test_a_node_with_followers_stops_at_once(pair: NodePair) -> None:
+    target = pair.target
+    task_id = target.start_copy(rateBytesPerSecond=SLOW)
+    holdfast = Holdfast(state=target.directory / "cli-state")
+    follower = holdfast.start("files", "--node", target.url, "watch", task_id, "--json")
+    assert follower.stdout is not None
+    follower.stdout.readline()
+    target.wait_until_moving(task_id)
+    began = time.monotonic()
+    assert target.stop() == 0
+    assert time.monotonic() - began < 10
+    kill_group(follower)
+    assert [line for line in target.log if line["level"] == "error"] == []
+
+
+@pytest.mark.slow
+def test_a_target_killed_at_random_moments_ends_right(pair: NodePair) -> None:
+    """No file has its name before it is whole, at any of the moments."""
+    target, source = pair.target, pair.source
+    wanted = read_tree(source.data)
+    chance = random.Random(7)
+    task_id = target.start_copy(rateBytesPerSecond=2 * SLOW)
+    for _ in range(6):
+        time.sleep(chance.uniform(0.2, 1.2))
+        target.stop(signal.SIGKILL)
+        found = read_tree(target.data)
+        for path, entry in found.items():
+            assert entry.content == wanted[path].content, path
+        target.start()
+    if target.task(task_id)["state"] == "running":
+        lift_rate(target, task_id)
+    assert target.wait_until_ended(task_id)["state"] == "completed"
+    assert read_tree(target.data) == wanted

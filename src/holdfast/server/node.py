@@ -142,9 +142,13 @@ class _Node:
     async def run(self, listening: socket.socket, announce: Callable[[str], None]) -> None:
         """Serve until a signal, then end everything in order."""
         port = await self._stream.start()
-        application = _Ending(NodeApplication(self._services(port)), self._stopping)
+        routes = NodeApplication(self._services(port))
+        permits, limits = routes.file_permits, self._settings.limits
+        self._metrics.watch_permits(lambda: permits.in_use, limits.file_requests_max)
         server = make_server(
-            application, self._certificates, finish_s=self._settings.limits.stop_timeout_s
+            _Ending(routes, self._stopping),
+            self._certificates,
+            finish_s=self._settings.limits.stop_timeout_s,
         )
         try:
             with signals(self._stopping.set, self._reload):
@@ -320,7 +324,7 @@ class _StreamProcess:
 
 
 class _Ending:
-    """Tells long answers that their client is gone once the node stops, so that they end."""
+    """Tells long answers that their client is gone once the node stops, and ends them."""
 
     def __init__(self, application: ASGIApp, stopping: asyncio.Event) -> None:
         self._application = application
@@ -330,6 +334,7 @@ class _Ending:
         if scope["type"] != "http" or not scope["path"].endswith("/events"):
             await self._application(scope, receive, send)
             return
+        is_open = False
 
         async def receive_or_stop() -> Message:
             received = asyncio.ensure_future(receive())
@@ -341,7 +346,15 @@ class _Ending:
                 received.cancel()
                 stopped.cancel()
 
-        await self._application(scope, receive_or_stop, send)
+        async def noting_send(message: Message) -> None:
+            nonlocal is_open
+            is_start = message["type"] == "http.response.start"
+            is_open = is_start or bool(message.get("more_body"))
+            await send(message)
+
+        await self._application(scope, receive_or_stop, noting_send)
+        if is_open and self._stopping.is_set():
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 @contextlib.contextmanager

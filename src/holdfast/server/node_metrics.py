@@ -7,7 +7,7 @@ task has metrics of its own only until it ends: series do not pile up.
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
@@ -67,6 +67,15 @@ class NodeMetrics:
             registry=self._registry,
         )
         self._registry.register(_TaskCollector(journal))
+
+    def watch_permits(self, in_use: Callable[[], int], capacity: int) -> None:
+        """Show how many file requests are served, and how many may be."""
+        for name, meaning, value in (
+            ("file_requests_in_use", "File and digest requests being served.", in_use),
+            ("file_requests_max", "File and digest requests served at once.", lambda: capacity),
+        ):
+            gauge = Gauge(f"holdfast_node_{name}", meaning, registry=self._registry)
+            gauge.set_function(value)
 
     def observe(self, method: str, route: str, status: int, duration_s: float) -> None:
         """Count one answer."""

@@ -145,6 +145,8 @@ class TaskProcesses:
             start_new_session=True,
         )
         self._processes[task.id] = process
+        if self._is_closing.is_set():
+            process.terminate()
         _log.info("task process started", task=task.id, kind=task.kind, attempt=task.attempt)
         self._keep(self._watch(task, process))
 

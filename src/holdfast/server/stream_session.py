@@ -19,6 +19,7 @@ from holdfast.errors import (
     CapacityError,
     DeniedError,
     HoldfastError,
+    InvalidRequestError,
     NotFoundError,
 )
 from holdfast.files.hashing import read_digest
@@ -46,6 +47,7 @@ from holdfast.stores.nodes.messages import (
     FilesPart,
     FinishedReply,
     HandleRequest,
+    HashedReply,
     Kind,
     LinkReply,
     ListingPage,
@@ -316,6 +318,22 @@ class StreamSession:
             opened.digest.update(memoryview(_ZEROS)[: start - at])
         opened.position = start
 
+    def _hash_to(self, number: int, request: SizeRequest) -> None:
+        """Take what the client has already into the digest, without sending it."""
+        opened = self._file(request.handle)
+        if opened.digest is None:
+            raise InvalidRequestError("no digest was asked for, or not in order", code="no-digest")
+        while opened.position < request.size_bytes:
+            view = memoryview(self._blocks[0])
+            view = view[: min(BLOCK_BYTES, request.size_bytes - opened.position)]
+            self._pace.take(len(view))
+            done = opened.reader.read_into(view, opened.position)
+            if not done:
+                break
+            opened.digest.update(view[:done])
+            opened.position += done
+        self.send(Kind.HASHED, number, HashedReply(opened.digest.digest()))
+
     def _extents(self, number: int, request: SizeRequest) -> None:
         ranges: list[tuple[int, int]] = []
         for start, end in self._file(request.handle).reader.data_extents(request.size_bytes):
@@ -432,6 +450,7 @@ _ANSWERS: Final[dict[Kind, _Answer]] = {
     Kind.DIGEST: _Answer(DigestRequest, _VERIFYING, StreamSession._digest),
     Kind.OPEN: _Answer(OpenRequest, _COPYING, StreamSession._open),
     Kind.READ: _Answer(ReadRequest, _COPYING, StreamSession._read),
+    Kind.HASH: _Answer(SizeRequest, _COPYING, StreamSession._hash_to),
     Kind.EXTENTS: _Answer(SizeRequest, _COPYING, StreamSession._extents),
     Kind.FINISH: _Answer(SizeRequest, _COPYING, StreamSession._finish),
     Kind.DROP_CACHE: _Answer(HandleRequest, _COPYING, StreamSession._drop_cache),

@@ -237,11 +237,7 @@ class Runner:
             ConflictError: `busy`, naming the unfinished task; `idempotency-key-reused`.
             Whatever `spawn` raises: the task is INTERRUPTED then.
         """
-        for _ in range(KEY_TRIES if idempotency_key else 1):
-            if idempotency_key is not None:
-                known = self._journal.find_by_key(kind, subject, request, idempotency_key)
-                if known is not None:
-                    return known
+        for _ in range(KEY_TRIES):
             with self._locks.try_hold(subject) as lock:
                 if lock is not None:
                     task = self._journal.create(
@@ -249,8 +245,16 @@ class Runner:
                     )
                     is_new = task.state is TaskState.PENDING
                     return self._hand_over(task.id, spawn, lock) if is_new else task
-            if idempotency_key is not None:
-                self._clock.sleep(KEY_WAIT_S)
+            if idempotency_key is None:
+                break
+            # In this order: what is at work has written its key together with itself.
+            unfinished = self._journal.find_unfinished(subject)
+            known = self._journal.find_by_key(kind, subject, request, idempotency_key)
+            if known is not None:
+                return known
+            if unfinished is not None:
+                break
+            self._clock.sleep(KEY_WAIT_S)
         raise self._busy(subject)
 
     def resume(self, task_id: TaskId, spawn: Spawn) -> Task:

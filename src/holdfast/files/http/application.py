@@ -85,7 +85,10 @@ class NodeApplication:
     def __init__(self, services: NodeServices) -> None:
         self._services = services
         self._routes = node_routes()
-        self._answers = _answers_of(services)
+        files = FileAnswers(services)
+        self.file_permits = files.permits
+        """Of file and digest requests."""
+        self._answers = _answers_of(services, files)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -133,6 +136,7 @@ class NodeApplication:
                 host=host,
                 permissions=permissions,
                 parameters=parameters,
+                body_timeout_s=self._services.client_timeout_s,
             )
             return await self._answers[operation.id](call)
         except HoldfastError as error:
@@ -157,10 +161,10 @@ def node_routes() -> tuple[Route, ...]:
     )
 
 
-def _answers_of(services: NodeServices) -> dict[str, Answer]:
+def _answers_of(services: NodeServices, files: FileAnswers) -> dict[str, Answer]:
     parts = (
         MigrationAnswers(services),
-        FileAnswers(services),
+        files,
         StatusAnswers(services),
         TaskAnswers(services),
         NodeAnswers(services),

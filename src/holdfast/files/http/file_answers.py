@@ -6,9 +6,10 @@ to come again.
 
 import asyncio
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from starlette.responses import Response
@@ -38,6 +39,14 @@ LISTS_MAX: Final = 4
 BUSY: Final = "Server is busy processing live migration file requests, please try again later"
 
 
+class _Opened(NamedTuple):
+    """A file that is open, and what was read of it in the same turn."""
+
+    file: OpenedFile
+    part: ByteRange = ByteRange(0, 0)
+    first: bytes = b""
+
+
 class FileAnswers:
     """Answers of one node about files of its instances."""
 
@@ -45,7 +54,8 @@ class FileAnswers:
         self._services = services
         # Patterns are compiled once for each directory.
         self._exclusions_of = cache(exclusions_of)
-        self._files = Permits(services.file_requests_max, BUSY)
+        self.permits = Permits(services.file_requests_max, BUSY)
+        """For files and digests."""
         self._lists = Permits(LISTS_MAX, BUSY)
         # A thread for each: a long digest must not keep short requests waiting.
         self._pool = ThreadPoolExecutor(
@@ -62,7 +72,7 @@ class FileAnswers:
             self._pool,
             headers={"content-type": "application/json"},
             on_end=permit.release,
-            send_timeout_s=services.send_timeout_s,
+            send_timeout_s=services.client_timeout_s,
         ).begin()
 
     async def get_file(self, call: Call) -> Response:
@@ -74,7 +84,7 @@ class FileAnswers:
                 code="no-permission",
                 advice="ask the operator of the node for the permission copy",
             )
-        permit = self._files.take()
+        permit = self.permits.take()
         try:
             if wants_digest:
                 with permit:
@@ -85,14 +95,9 @@ class FileAnswers:
             raise
 
     async def _bytes(self, call: Call, permit: Permit) -> Response:
-        file = await self._open(call)
-        try:
-            size_bytes = file.stat.size_bytes
-            etag = etag_of(file.stat)
-            part = _part(call, size_bytes, etag)
-        except BaseException:
-            file.close()
-            raise
+        opened = await self._open(call, partial(_begin, call))
+        file, part, first = opened.file, opened.part, opened.first
+        size_bytes = file.stat.size_bytes
 
         def finish() -> None:
             file.close()
@@ -102,26 +107,27 @@ class FileAnswers:
             "content-type": "application/octet-stream",
             "accept-ranges": "bytes",
             "content-length": str(part.end - part.start),
-            "etag": etag,
+            "etag": etag_of(file.stat),
             "cache-control": "no-transform",
         }
         is_whole = part == (0, size_bytes)
         if not is_whole:
             headers["content-range"] = content_range(part, size_bytes)
-        return await PiecewiseResponse(
-            file.read(*part),
+        return PiecewiseResponse(
+            file.read(part.start + len(first), part.end),
             self._pool,
             status_code=200 if is_whole else 206,
             headers=headers,
             on_end=finish,
-            send_timeout_s=self._services.send_timeout_s,
-        ).begin()
+            send_timeout_s=self._services.client_timeout_s,
+            first=first,
+        )
 
     async def _digest(self, call: Call) -> Response:
         asked = call.query["digestAlgorithm"]
         algorithm = parse_digest_algorithm(asked)
         seed = _parse_seed(call.query.get("seed"))
-        file = await self._open(call)
+        file = (await self._open(call, _Opened)).file
 
         def digest(unwanted: threading.Event) -> bytes:
             return file.digest(algorithm, seed, unwanted)
@@ -137,16 +143,20 @@ class FileAnswers:
             media_type="application/json",
         )
 
-    async def _open(self, call: Call) -> OpenedFile:
-        services = self._services
+    async def _open(self, call: Call, begin: Callable[[OpenedFile], _Opened]) -> _Opened:
+        """Open the file of a call and begin with it, all in one turn of a thread."""
         address = parse_file_address(call.raw_path)
-        opening = partial(
-            open_addressed,
-            instance_of(services, call.host),
-            address,
-            services.open_directory,
-            self._exclusions_of,
-        )
+        instance = instance_of(self._services, call.host)
+        open_directory = self._services.open_directory
+
+        def opening() -> _Opened:
+            file = open_addressed(instance, address, open_directory, self._exclusions_of)
+            try:
+                return begin(file)
+            except BaseException:
+                file.close()
+                raise
+
         running = asyncio.get_running_loop().run_in_executor(self._pool, opening)
         try:
             return await asyncio.shield(running)
@@ -155,17 +165,20 @@ class FileAnswers:
             raise
 
 
-def _close_opened(opening: "asyncio.Future[OpenedFile]") -> None:
+def _close_opened(opening: "asyncio.Future[_Opened]") -> None:
     if not opening.cancelled() and opening.exception() is None:
-        opening.result().close()
+        opening.result().file.close()
 
 
-def _part(call: Call, size_bytes: int, etag: str) -> ByteRange:
+def _begin(call: Call, file: OpenedFile) -> _Opened:
+    """Read the first piece of the part that is asked for."""
     header = call.request.headers.get("range")
     if_range = call.request.headers.get("if-range")
-    if if_range is not None and if_range.strip() != etag:
+    if if_range is not None and if_range.strip() != etag_of(file.stat):
         header = None
-    return parse_range(header, size_bytes)
+    part = parse_range(header, file.stat.size_bytes)
+    first = next(file.read(*part), b"")
+    return _Opened(file, part, first)
 
 
 def _parse_seed(text: str | None) -> int:
