@@ -347,12 +347,31 @@ def test_over_the_cap_is_503_until_a_client_goes(tmp_path: Path) -> None:
 
 def test_a_client_that_stands_still_loses_its_place(tmp_path: Path) -> None:
     """Invariant 2 of permits.py."""
-    with running_node(tmp_path, file_requests_max=1, send_timeout_s=0.3) as node:
+    with running_node(tmp_path, file_requests_max=1, client_timeout_s=0.3) as node:
         write(node, b"big", BIG * 16)
         write(node, b"small")
         client = _half_read(node, f"{FILES}/data/0/big")
         _wait_for_status(node, f"{FILES}/data/0/small", 200)
         client.close()
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path) -> None:
+    with running_node(tmp_path, client_timeout_s=0.3) as node:
+        parts = urlsplit(node.url)
+        with socket.create_connection((parts.hostname, parts.port), timeout=20) as client:
+            head = f"POST {LIVE_MIGRATION}/data-copy-tasks HTTP/1.1\r\nHost: {TARGET}\r\n"
+            client.sendall(f"{head}Content-Length: 10\r\n\r\n{{".encode())
+            answer = client.recv(4096)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b'{"status":"Request Timeout","code":408,' in answer
+
+
+def test_bytes_that_are_no_url_are_refused(node: ServedNode) -> None:
+    parts = urlsplit(node.url)
+    with socket.create_connection((parts.hostname, parts.port), timeout=20) as client:
+        client.sendall(b"GET %s/data/0/\xc3\xa4 HTTP/1.1\r\nHost: x\r\n\r\n" % FILES.encode())
+        assert client.recv(4096).startswith(b"HTTP/1.1 400 ")
+    assert node.ask("GET", "/healthz").status == 200
 
 
 def test_a_file_cut_short_while_it_is_sent_breaks_the_answer_off(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from starlette.requests import HTTPConnection
 
 from holdfast.files.http.application import NodeApplication
-from holdfast.files.http.permits import SEND_TIMEOUT_S
+from holdfast.files.http.permits import CLIENT_TIMEOUT_S
 from holdfast.files.http.services import NodeDescription, NodeServices
 from holdfast.files.migration.model import Instance, InstanceDirectory
 from holdfast.files.migration.service import subject_of
@@ -111,7 +111,7 @@ def running_node(
     directory: Path,
     *,
     file_requests_max: int = 20,
-    send_timeout_s: float = SEND_TIMEOUT_S,
+    client_timeout_s: float = CLIENT_TIMEOUT_S,
     grants: dict[str, frozenset[Permission]] | None = None,
     exclude_files: tuple[str, ...] = (),
     exclude_directories: tuple[str, ...] = (),
@@ -152,7 +152,7 @@ def running_node(
         permissions_of=permissions_of,
         state=state,
         file_requests_max=file_requests_max,
-        send_timeout_s=send_timeout_s,
+        client_timeout_s=client_timeout_s,
         check_ready=lambda: None,
         render_metrics=lambda: (b"# none\n", "text/plain; version=0.0.4; charset=utf-8"),
         observe=lambda method, route, status, _seconds: observed.append((method, route, status)),

@@ -15,7 +15,6 @@ from holdfast.model.limits import MIB, TASK_REQUEST_BYTES_MAX
 BODY_BYTES_MAX: Final = TASK_REQUEST_BYTES_MAX
 BODY_DROPPED_MAX: Final = 16 * MIB
 """Of a longer body so much is read and dropped: a client reads no answer before it has sent."""
-BODY_TIMEOUT_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +28,7 @@ class Call:
     permissions: frozenset[Permission]
     parameters: Mapping[str, str]
     """Of the path."""
+    body_timeout_s: float
 
     @property
     def raw_path(self) -> bytes:
@@ -60,7 +60,7 @@ class Call:
         body = bytearray()
         size_bytes = 0
         try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
+            async with asyncio.timeout(self.body_timeout_s):
                 async for chunk in self.request.stream():
                     size_bytes += len(chunk)
                     body += chunk[: BODY_BYTES_MAX + 1 - len(body)]
@@ -68,7 +68,7 @@ class Call:
                         break
         except TimeoutError:
             raise InvalidRequestError(
-                f"the body did not come within {BODY_TIMEOUT_S:.0f} s",
+                f"the body did not come within {self.body_timeout_s:g} s",
                 code="body-slow",
                 advice="send it at once",
             ) from None

@@ -6,6 +6,8 @@ guards before, and by the journal and the runner behind `services.start`.
 
 import asyncio
 from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -43,6 +45,8 @@ from holdfast.tasks.history import PAGE_MAX
 from holdfast.tasks.model import Task
 
 RESULT_STREAMS_MAX: Final = 8
+STARTS_MAX: Final = 256
+_START_THREADS: Final = 4
 _BAD_COPY: Final = "Error while decoding values, please check your request body."
 _BAD_VERIFICATION: Final = "Failed to parse request body, please ensure that the request is valid."
 _BUSY: Final = {
@@ -64,6 +68,9 @@ class MigrationAnswers:
 
     def __init__(self, services: NodeServices) -> None:
         self._services = services
+        self._starts = Permits(STARTS_MAX, "too many tasks are being started at once")
+        # Of its own: a start may wait for another of the same key, and holds up only starts.
+        self._start_pool = ThreadPoolExecutor(_START_THREADS, thread_name_prefix="holdfast-start")
         self._streams = Permits(RESULT_STREAMS_MAX, "too many results are being read at once")
 
     async def start_copy(self, call: Call) -> Response:
@@ -136,14 +143,17 @@ class MigrationAnswers:
             )
 
     async def _start(self, call: Call, kind: MigrationKind, request: Mapping[str, object]) -> Task:
+        start = partial(
+            self._services.start,
+            kind.value,
+            call.host,
+            request,
+            idempotency_key=call.idempotency_key,
+        )
         try:
-            return await asyncio.to_thread(
-                self._services.start,
-                kind.value,
-                call.host,
-                request,
-                idempotency_key=call.idempotency_key,
-            )
+            with self._starts.take():
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(self._start_pool, start)
         except ConflictError as error:
             if error.code == "busy" and kind in _BUSY:
                 instance = instance_of(self._services, call.host)
@@ -201,7 +211,7 @@ class MigrationAnswers:
                 None,
                 headers={"content-type": NDJSON},
                 on_end=permit.release,
-                send_timeout_s=self._services.send_timeout_s,
+                send_timeout_s=self._services.client_timeout_s,
             ).begin()
         page = await asyncio.to_thread(
             results_page,

@@ -3,7 +3,7 @@
 Invariants:
 
 1. Permits out plus permits free is the capacity, always; a permit is given back exactly once.
-2. No permit is kept by a client that does not take a piece in SEND_TIMEOUT_S (or as configured).
+2. No permit is kept by a client that does not take a piece in CLIENT_TIMEOUT_S (or as set).
 """
 
 from types import TracebackType
@@ -11,8 +11,8 @@ from typing import Final
 
 from holdfast.errors import UnavailableError
 
-SEND_TIMEOUT_S: Final = 30.0
-"""How long a client may take for one piece of an answer."""
+CLIENT_TIMEOUT_S: Final = 30.0
+"""How long a client may take to send a body, or to take one piece of an answer."""
 
 
 class Permits:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from starlette.requests import HTTPConnection
 
-from holdfast.files.http.permits import SEND_TIMEOUT_S
+from holdfast.files.http.permits import CLIENT_TIMEOUT_S
 from holdfast.files.migration.model import Instance
 from holdfast.model.access import Permission
 from holdfast.ports import Clock, ReadableDirectory
@@ -76,8 +76,8 @@ class NodeServices:
     """Directory of journal and ledgers, which hold the results of tasks."""
     file_requests_max: int
     """File and digest requests served at once; also the most `maxConcurrency` of a request."""
-    send_timeout_s: float = SEND_TIMEOUT_S
-    """A client that has not taken one piece of an answer in this time is cut off."""
+    client_timeout_s: float = CLIENT_TIMEOUT_S
+    """How long a client may take to send a body, or to take one piece of an answer."""
     check_ready: Callable[[], None]
     """Raise what keeps the node from working; blocking."""
     render_metrics: Callable[[], tuple[bytes, str]]

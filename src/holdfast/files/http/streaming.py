@@ -38,14 +38,16 @@ class PiecewiseResponse(Response):
         *,
         status_code: int = 200,
         headers: Mapping[str, str],
-        on_end: Callable[[], None] = lambda: None,
+        on_end: Callable[[], None],
         send_timeout_s: float,
+        first: bytes | None = None,
     ) -> None:
         """Prepare it; nothing runs yet.
 
         Args:
             pieces: Runs in `pool` (None: that of the event loop), one piece at a time.
             on_end: Called once in the event loop when nothing runs any more.
+            first: A piece before those of `pieces`; without it, `begin` makes the first.
         """
         super().__init__(status_code=status_code, headers=dict(headers))
         # Without a known length the server sends it in chunks.
@@ -55,13 +57,13 @@ class PiecewiseResponse(Response):
         self._pool = pool
         self._on_end = on_end
         self._send_timeout_s = send_timeout_s
-        self._first: bytes | None = None
+        self._first = first
         self._running: asyncio.Future[bytes | None] | None = None
 
     async def begin(self) -> "PiecewiseResponse":
         """Make the first piece, so that an early failure still has an answer of its own."""
         try:
-            self._first = await self._next()
+            self._first = await asyncio.shield(self._start())
         except BaseException:
             self.abandon()
             raise
@@ -70,21 +72,10 @@ class PiecewiseResponse(Response):
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
         gone = asyncio.create_task(until_gone(receive))
+        start = {"type": "http.response.start", "status": self.status_code}
         try:
-            head = {
-                "type": "http.response.start",
-                "status": self.status_code,
-                "headers": self.raw_headers,
-            }
-            await send(head)
-            piece = self._first
-            while piece is not None and not gone.done():
-                following = self._start()
-                async with asyncio.timeout(self._send_timeout_s):
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
-                piece = await asyncio.shield(following)
-            if not gone.done():
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await send(start | {"headers": self.raw_headers})
+            await self._send_pieces(send, gone)
         except TimeoutError:
             _log.info("a client stood still; its answer is broken off")
         except HoldfastError as error:
@@ -92,6 +83,22 @@ class PiecewiseResponse(Response):
         finally:
             gone.cancel()
             self.abandon()
+
+    async def _send_pieces(self, send: Send, gone: "asyncio.Task[None]") -> None:
+        length = self.headers.get("content-length")
+        left = None if length is None else int(length)
+        piece = self._first
+        while not gone.done():
+            left = None if left is None else left - len(piece or b"")
+            is_last = piece is None or left == 0
+            # The next is made while this one is sent.
+            following = None if is_last else self._start()
+            body = {"type": "http.response.body", "body": piece or b"", "more_body": not is_last}
+            async with asyncio.timeout(self._send_timeout_s):
+                await send(body)
+            if following is None:
+                return
+            piece = await asyncio.shield(following)
 
     def abandon(self) -> None:
         """Give back what it holds, now or as soon as its thread is done."""
@@ -115,9 +122,6 @@ class PiecewiseResponse(Response):
         loop = asyncio.get_running_loop()
         self._running = loop.run_in_executor(self._pool, next, self._pieces, None)
         return self._running
-
-    async def _next(self) -> bytes | None:
-        return await asyncio.shield(self._start())
 
 
 async def until_gone(receive: Receive) -> None:

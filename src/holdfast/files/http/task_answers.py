@@ -44,7 +44,7 @@ class TaskAnswers:
 
     def __init__(self, services: NodeServices) -> None:
         self._journal = services.journal
-        self._send_timeout_s = services.send_timeout_s
+        self._client_timeout_s = services.client_timeout_s
         self._streams = Permits(EVENT_STREAMS_MAX, "too many clients follow tasks at once")
 
     async def list_tasks(self, call: Call) -> Response:
@@ -105,7 +105,7 @@ class TaskAnswers:
             task.id,
             after,
             self._streams.take(),
-            send_timeout_s=self._send_timeout_s,
+            client_timeout_s=self._client_timeout_s,
         )
 
     async def _find(self, call: Call) -> Task:
@@ -135,7 +135,7 @@ class EventStream(Response):
         after: int,
         permit: Permit,
         *,
-        send_timeout_s: float,
+        client_timeout_s: float,
     ) -> None:
         headers = {"content-type": EVENT_STREAM, "cache-control": "no-store"}
         super().__init__(headers=headers)
@@ -144,7 +144,7 @@ class EventStream(Response):
         self._task_id = task_id
         self._after = after
         self._permit = permit
-        self._send_timeout_s = send_timeout_s
+        self._client_timeout_s = client_timeout_s
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the task has ended or the client has gone or stands still."""
@@ -155,7 +155,7 @@ class EventStream(Response):
                     {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
                 )
                 async for text in self._texts(gone):
-                    async with asyncio.timeout(self._send_timeout_s):
+                    async with asyncio.timeout(self._client_timeout_s):
                         body = text.encode()
                         await send({"type": "http.response.body", "body": body, "more_body": True})
                 if not gone.done():
