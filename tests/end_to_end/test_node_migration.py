@@ -30,6 +30,7 @@ from tests.support.node_process import (
     is_running,
     running_pair,
 )
+from tests.support.sidecar_source import SidecarSource
 from tests.support.trees import read_tree
 
 MIB = 1 << 20
@@ -275,3 +276,23 @@ def test_a_target_killed_at_random_moments_ends_right(pair: NodePair) -> None:
         lift_rate(target, task_id)
     assert target.wait_until_ended(task_id)["state"] == "completed"
     assert read_tree(target.data) == wanted
+
+
+@pytest.mark.slow
+def test_a_node_finds_out_by_itself_that_its_source_is_a_sidecar(tmp_path: Path) -> None:
+    tree = tmp_path / "sidecar"
+    tree.mkdir()
+    fill(tree)
+    with SidecarSource({"data/0": tree}) as source:
+        target = NodeProcess(name=TARGET, directory=tmp_path / "target")
+        target.more = f'[peers."{SOURCE}"]\nport = {source.port}\n'
+        target.start()
+        try:
+            ended = target.wait_until_ended(target.start_copy())
+            assert ended["state"] == "completed", ended
+            verified = target.command("verify", "--digest", "XXHash32", "--json")
+            assert (verified.exit, verified.json["detail"]["filesMatched"]) == (0, 21)
+        finally:
+            target.stop(signal.SIGKILL)
+    copied = {path: entry.content for path, entry in read_tree(target.data).items()}
+    assert copied == {path: entry.content for path, entry in read_tree(tree).items()}
