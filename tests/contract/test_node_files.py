@@ -11,6 +11,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -361,7 +362,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path) -> None:
         with socket.create_connection((parts.hostname, parts.port), timeout=20) as client:
             head = f"POST {LIVE_MIGRATION}/data-copy-tasks HTTP/1.1\r\nHost: {TARGET}\r\n"
             client.sendall(f"{head}Content-Length: 10\r\n\r\n{{".encode())
-            answer = client.recv(4096)
+            answer = b"".join(iter(partial(client.recv, 4096), b""))
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert b'{"status":"Request Timeout","code":408,' in answer
 
