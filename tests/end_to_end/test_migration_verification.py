@@ -9,15 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import xxhash
 
 from holdfast.errors import NotFoundError, StateError, StorageFailedError
 from holdfast.files.migration.model import VerificationRequest
+from holdfast.files.migration.opening import migration_ledger_path, open_ledger_as_it_is
 from holdfast.files.migration.results import results_page
 from holdfast.proof.statement import VerificationMode
 from holdfast.stores.directories.posix import PosixReadableDirectory
 from holdfast.stores.directories.posix_file import PosixFile
 from holdfast.tasks.model import Task, TaskState
-from tests.support.migrations import VERIFICATION, Migration
+from tests.support.migrations import PEER, VERIFICATION, Migration
 from tests.support.trees import read_tree
 
 COUNTERS = (
@@ -195,6 +197,12 @@ def test_a_seed_is_used_and_leaves_no_proof(migration: Migration) -> None:
     directories = task.result["directories"]
     assert isinstance(directories, list)
     assert not any("proof" in each for each in directories)
+    directory = migration.instance.directories[0]
+    ledger = open_ledger_as_it_is(migration_ledger_path(migration.state, PEER.host, directory))
+    digests = {row.path: row.digest for row in ledger.entries.all()}
+    ledger.close()
+    content = (migration.source() / "ks/t0/f4").read_bytes()
+    assert digests[b"ks/t0/f4"] == xxhash.xxh32_digest(content, seed=7)
     # Other digests than seeded ones are not taken for them.
     assert migration.repair(task).state is TaskState.COMPLETED
     assert migration.verify(replace(seeded, seed=8)).detail["state"] == "COMPLETED"
