@@ -399,11 +399,12 @@ async def _follow(client: "NodeClient", telling: Telling, task_id: str, *, event
         async for event in client.tasks.follow(task_id):
             if events:
                 print_json({"event": event.name, "sequence": event.sequence, "data": event.data})
-            if event.name == "progress" and not telling.json:
-                report.show_progress(display, event.data)
             if event.name in ("progress", "ended") and not telling.json:
                 for line in told.new_lines(event.data):
-                    print(line)
+                    display.clear()
+                    print(line, flush=True)
+            if event.name == "progress" and not telling.json:
+                report.show_progress(display, event.data)
             if event.name == "ended":
                 ended: Mapping[str, object] = event.data
                 break

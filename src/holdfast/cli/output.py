@@ -133,9 +133,13 @@ class ProgressDisplay:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Take the bar away, so that a line can be printed; naming a stage brings it back."""
         if self._bar is not None:
             self._bar.stop()
-            self._bar = None
+            self._bar = self._row = None
 
     def enter_stage(self, name: str, total_bytes: int | None = None) -> None:
         """Say that another stage begins, and how much it has to do where that is known.

@@ -116,6 +116,7 @@ def names_of(certificate: Mapping[str, object] | None) -> tuple[str, ...]:
 class BoundedRequests(HttpToolsProtocol):
     """The protocol with limits on the head of a request, and the names of the client."""
 
+    head_s = HEAD_S
     _head_bytes = 0
     _is_in_body = False
     _deadline: asyncio.TimerHandle | None = None
@@ -161,7 +162,7 @@ class BoundedRequests(HttpToolsProtocol):
         super().on_message_complete()
 
     def _start_deadline(self) -> None:
-        self._deadline = self.loop.call_later(HEAD_S, self.transport.close)
+        self._deadline = self.loop.call_later(self.head_s, self.transport.close)
 
     def _stop_deadline(self) -> None:
         if self._deadline is not None:

@@ -165,6 +165,22 @@ def test_bar_shows_stage_share_amount_rate_and_time_left(monkeypatch: pytest.Mon
     assert " 75 %  30.0 KiB of 40.0 KiB  10.0 KiB/s  1.00 s left  pass 2" in drawn
 
 
+def test_bar_goes_for_a_line_and_comes_back_with_the_next_stage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    stream, clock = Terminal(), SimClock()
+
+    with ProgressDisplay(clock, stream=stream) as display:
+        display.enter_stage("transfer", 1000)
+        display.clear()
+        cleared = len(stream.getvalue())
+        display.update(500)
+        assert len(stream.getvalue()) == cleared
+        display.enter_stage("transfer", 2000)
+        assert "of 2.0 KiB" in stream.getvalue()[cleared:]
+
+
 def test_bar_is_drawn_ten_times_a_second_at_most_and_without_a_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
