@@ -24,6 +24,8 @@ Buffer = bytes | bytearray | memoryview
 
 ItemT = TypeVar("ItemT", contravariant=True)
 ResultT = TypeVar("ResultT", covariant=True)
+InT = TypeVar("InT")
+OutT = TypeVar("OutT")
 
 
 class Clock(Protocol):
@@ -65,23 +67,20 @@ class SmallFile(NamedTuple):
 
 
 class ExpectedFile(NamedTuple):
-    """A file that will be read soon."""
+    """A file that will be read soon, with its size as listed."""
 
     path: bytes
     size_bytes: int
-    """As it was listed."""
 
 
 class FileDigest(NamedTuple):
-    """The digest of a file, taken where the file is."""
+    """The digest of a file, taken where the file is; stat and is_steady as in SmallFile."""
 
     stat: Stat
-    """As it was before the reading."""
     digest: bytes
     xattrs: bytes
     """Digest of the extended attributes (model.tree.digest_xattrs)."""
     is_steady: bool
-    """Whether nothing moved between the beginning and the end of the reading."""
 
 
 class ReadableFile(Protocol):
@@ -119,6 +118,10 @@ class ReadableFile(Protocol):
 
         Holes count as zeros. None where bytes do not travel, or not once, in order and to the end.
         """
+        ...
+
+    def digest_prefix(self, end: int) -> bytes | None:
+        """Return the other side's digest of [0, end), which then need not be read, if it can."""
         ...
 
     def drop_cache(self) -> None:
@@ -427,10 +430,6 @@ class Workers(Protocol[ItemT, ResultT]):
             on_idle: Called about ten times a second while waiting.
         """
         ...
-
-
-InT = TypeVar("InT")
-OutT = TypeVar("OutT")
 
 
 class StartWorkers(Protocol):

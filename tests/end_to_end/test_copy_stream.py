@@ -162,6 +162,40 @@ def test_source_restarted_as_another_tree_ends_the_run(bench: Bench, tmp_path: P
     assert not (bench.target / "stranger").exists()
 
 
+@pytest.mark.parametrize("damage", [False, True])
+def test_what_an_interrupted_run_left_is_not_sent_again(bench: Bench, damage: bool) -> None:
+    """Stopped inside a large file: the next run proves its beginning by digest and reads the rest.
+
+    Where the beginning was damaged meanwhile, that is found, and sent again from there.
+    """
+    data = pattern(40 * MIB)
+    write(bench.source / "large", data)
+
+    def stop(task: Task) -> None:
+        if task.progress.bytes_done > 24 * MIB:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bench.copy(rate=64 * MIB, on_task=stop)
+    (partial,) = (
+        path
+        for path in (bench.target / ".holdfast" / "partial").iterdir()
+        if path.is_file() and path.stat().st_size > 8 * MIB
+    )
+    left_bytes = partial.stat().st_size
+    if damage:
+        with open(partial, "r+b") as stream:
+            stream.seek(5 * MIB)
+            stream.write(b"damaged")
+
+    passed_before = bench.proxy.passed_bytes
+    check(bench, bench.copy(jobs=1))
+
+    passed = bench.proxy.passed_bytes - passed_before
+    assert (passed > 40 * MIB) is damage
+    assert damage or passed < 40 * MIB - left_bytes + 10 * MIB
+
+
 def test_a_rate_limit_holds(bench: Bench) -> None:
     write(bench.source / "large", pattern(10 * MIB))
 

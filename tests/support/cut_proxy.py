@@ -22,6 +22,7 @@ class CutProxy:
         self.is_down = False
         """Whether connections are cut as soon as they are made."""
         self.connections_count = 0
+        self.passed_bytes = 0
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -76,6 +77,7 @@ class CutProxy:
                     other.sendall(data[: left - passed])
                     break
                 passed += len(data)
+                self.passed_bytes += len(data)
                 other.sendall(data)
         for each in (one, other):
             with contextlib.suppress(OSError):

@@ -32,6 +32,7 @@ from holdfast.errors import (
     NotFoundError,
     StorageFailedError,
 )
+from holdfast.files.content import LargeCopy, mismatch
 from holdfast.files.model import (
     CopyOutcome,
     PlanItem,
@@ -51,7 +52,12 @@ from holdfast.files.side_directory import (
     remove_if_there,
     remove_tree,
 )
-from holdfast.model.limits import BLOCK_BYTES, FILE_BYTES_LARGE, FLUSH_EACH_MAX, WINDOW_BYTES
+from holdfast.model.limits import (
+    ATTEMPTS_CHANGED_MAX,
+    BLOCK_BYTES,
+    FILE_BYTES_LARGE,
+    FLUSH_EACH_MAX,
+)
 from holdfast.model.tree import (
     FileKind,
     Signature,
@@ -72,9 +78,8 @@ from holdfast.ports import (
     SmallFile,
     WritableFile,
 )
-from holdfast.proof.digests import Algorithm, Digest, digest_of, new_digest
+from holdfast.proof.digests import Algorithm, digest_of
 
-_ZEROS = bytes(BLOCK_BYTES)
 _RETRY_AFTER_S = 0.05
 
 
@@ -206,7 +211,8 @@ class Transfer:
         """Make one partial file, reading again while the source changes."""
         if item.kind is FileKind.SYMLINK:
             return self._stage_symlink(item)
-        attempts = max(2, attempts_for(item.size_bytes))
+        # Garbled once, then found to be so in what that left, then read anew.
+        attempts = ATTEMPTS_CHANGED_MAX
         for attempt in range(attempts):
             if attempt:
                 self.clock.sleep(_RETRY_AFTER_S * 2**attempt)
@@ -286,7 +292,10 @@ class Transfer:
             if size_bytes <= BLOCK_BYTES and before.allocated_bytes >= size_bytes:
                 digest, written = self._copy_small(reader, writer, size_bytes)
             else:
-                digest, written = self._copy_large(reader, writer, size_bytes)
+                blocks = self._block(0), self._block(1)
+                digest, written = LargeCopy(
+                    algorithm=self.algorithm, pace=self.pace, blocks=blocks
+                ).run(reader, writer, size_bytes)
             if reader.signature() != signature:
                 return None
             _compare(item, digest, reader.given_digest())
@@ -319,60 +328,6 @@ class Transfer:
             writer.write_at(data, 0)
         self.pace.moved(done)
         return digest_of(self.algorithm, data), done
-
-    def _copy_large(
-        self, reader: ReadableFile, writer: WritableFile, size_bytes: int
-    ) -> tuple[bytes, int]:
-        """Copy data and leave holes, going on after what an earlier run left in the partial.
-
-        What is there already is compared with the source block by block, never trusted: the digest
-        is of the source's bytes, and only blocks that differ are written.
-        """
-        digest = new_digest(self.algorithm)
-        present_bytes = min(writer.size_bytes(), size_bytes)
-        written = position = flushed = 0
-        for start, end in reader.data_extents(size_bytes):
-            self._skip_hole(digest, writer, position, start, present_bytes)
-            position = start
-            while position < end:
-                block = self._block(0)[: min(BLOCK_BYTES, end - position)]
-                self.pace.take(len(block))
-                done = reader.read_into(block, position)
-                if not done:
-                    break
-                data = block[:done]
-                digest.update(data)
-                if not self._is_there(writer, data, position, present_bytes):
-                    writer.write_at(data, position)
-                    written += done
-                self.pace.moved(done)
-                position += done
-                if position - flushed >= WINDOW_BYTES:
-                    writer.start_writeback(flushed, position - flushed)
-                    flushed = position
-        self._skip_hole(digest, writer, position, size_bytes, present_bytes)
-        writer.truncate(size_bytes)
-        return digest.digest(), written
-
-    def _skip_hole(
-        self, digest: Digest, writer: WritableFile, start: int, end: int, present_bytes: int
-    ) -> None:
-        """Take zeros into the digest and make sure that the partial has none but zeros there."""
-        for offset in range(start, end, BLOCK_BYTES):
-            self.pace.take(0)
-            digest.update(memoryview(_ZEROS)[: end - offset])
-        if end > start:
-            self.pace.moved(end - start)
-            if start < present_bytes:
-                writer.punch(start, min(end, present_bytes))
-
-    def _is_there(
-        self, writer: WritableFile, data: memoryview, position: int, present_bytes: int
-    ) -> bool:
-        if position + len(data) > present_bytes:
-            return False
-        other = self._block(1)[: len(data)]
-        return writer.read_into(other, position) == len(data) and other == data
 
     def _stage_symlink(self, item: PlanItem) -> _Staged:
         try:
@@ -469,13 +424,7 @@ def _gone(error: HoldfastError) -> Exception:
 def _compare(item: PlanItem, digest: bytes, given: bytes | None) -> None:
     """Raise IntegrityError if what came is not what the source says it sent."""
     if given is not None and given != digest:
-        raise IntegrityError(
-            f"{display_path(item.path)}: what arrived is not what the source sent",
-            code="digest-mismatch",
-            advice="look for bad memory or a bad network card on the way; nothing was written "
-            "under its name",
-            path=item.path,
-        )
+        raise mismatch(f"{display_path(item.path)}: what arrived is not what the source sent")
 
 
 def _settled(each: _Staged) -> SettleResult:

@@ -144,6 +144,9 @@ class SimFile:
     def given_digest(self) -> None:
         """See ReadableFile."""
 
+    def digest_prefix(self, end: int) -> None:
+        """See ReadableFile."""
+
     def drop_cache(self) -> None:
         """See ReadableFile."""
         self._look("drop_cache")

@@ -219,6 +219,9 @@ class PosixFile:
     def given_digest(self) -> None:
         """See ReadableFile."""
 
+    def digest_prefix(self, end: int) -> None:
+        """See ReadableFile."""
+
     def drop_cache(self) -> None:
         """See ReadableFile."""
         with contextlib.suppress(OSError):

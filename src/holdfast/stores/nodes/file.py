@@ -19,6 +19,7 @@ from holdfast.stores.nodes.messages import (
     Failure,
     FinishedReply,
     HandleRequest,
+    HashedReply,
     Kind,
     OpenRequest,
     RangesReply,
@@ -113,6 +114,13 @@ class NodeFile:
         self._finished = None
         self._persist(attempt)
         return done
+
+    def digest_prefix(self, end: int) -> bytes | None:
+        """See ReadableFile."""
+        if not self._request.algorithm or self._was_lost:
+            return None
+        request = SizeRequest(self._request.handle, end)
+        return self._call(Kind.HASH, request, Kind.HASHED, HashedReply).digest
 
     def drop_cache(self) -> None:
         """See ReadableFile."""

@@ -52,6 +52,7 @@ class Kind(IntEnum):
     BUNDLE = 12
     DIGEST = 13
     CONTINUE = 14
+    HASH = 15
     WELCOME = 64
     FAILURE = 65
     LISTING = 66
@@ -64,6 +65,7 @@ class Kind(IntEnum):
     FILES = 73
     DIGESTS = 74
     DONE = 75
+    HASHED = 76
 
 
 class Hello(NamedTuple):
@@ -128,7 +130,7 @@ class ReadRequest(NamedTuple):
 
 
 class SizeRequest(NamedTuple):
-    """EXTENTS, FINISH: of an open file up to a size."""
+    """EXTENTS, FINISH, HASH: of an open file up to a size."""
 
     handle: Handle
     size_bytes: Offset
@@ -197,6 +199,12 @@ class FinishedReply(NamedTuple):
     stat: StatBytes
     xattrs: Xattrs
     digest: DigestBytes | None
+
+
+class HashedReply(NamedTuple):
+    """The digest of an open file's beginning."""
+
+    digest: DigestBytes
 
 
 class SentFile(NamedTuple):

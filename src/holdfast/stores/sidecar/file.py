@@ -63,6 +63,9 @@ class SidecarFile:
         """See ReadableFile. A Sidecar tells no digest of what it sends."""
         return None
 
+    def digest_prefix(self, end: int) -> None:
+        """See ReadableFile. A Sidecar digests whole files only."""
+
     def drop_cache(self) -> None:
         """See ReadableFile. Not possible from here."""
 
