@@ -4,6 +4,7 @@ Method: real locks in tmp_path; two openings exclude each other within a process
 """
 
 import os
+import threading
 from pathlib import Path
 
 from holdfast.tasks.locks import Locks
@@ -55,6 +56,41 @@ def test_a_descriptor_of_another_opening_or_file_holds_nothing(tmp_path: Path) -
             assert not is_held
         with locks.inherited("a", os.dup(other)) as is_held:
             assert not is_held
+
+
+def test_two_never_hold_a_subject_while_its_file_is_removed_again_and_again(
+    tmp_path: Path,
+) -> None:
+    """Invariants 1 and 2 of locks.py. Threads: flock excludes them as it does processes."""
+    locks, sweeping = Locks(tmp_path), Locks(tmp_path, files_max=1)
+    holders: list[int] = []
+    most = 0
+    stopped = threading.Event()
+
+    def hold(number: int) -> None:
+        nonlocal most
+        while not stopped.is_set():
+            with locks.try_hold("a") as lock:
+                if lock is not None:
+                    holders.append(number)
+                    most = max(most, len(holders))
+                    os.stat(tmp_path)
+                    holders.remove(number)
+
+    def sweep() -> None:
+        while not stopped.is_set():
+            with sweeping.try_hold("other"):
+                pass
+
+    workers = [threading.Thread(target=hold, args=(number,)) for number in range(4)]
+    workers.append(threading.Thread(target=sweep))
+    for worker in workers:
+        worker.start()
+    stopped.wait(0.7)
+    stopped.set()
+    for worker in workers:
+        worker.join()
+    assert most == 1
 
 
 def test_files_that_nobody_holds_are_removed_beyond_the_limit(tmp_path: Path) -> None:
