@@ -7,6 +7,7 @@ process of a task does is tests/support/node_task.py.
 
 import contextlib
 import json
+import os
 import re
 import socket
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from holdfast.stores.system import SystemClock
 from tests.support.heads import Answer
 from tests.support.node import (
     LIVE_MIGRATION,
@@ -378,3 +380,21 @@ def test_a_latch_that_cannot_be_read_lets_nothing_through(node: ServedNode) -> N
     answer = node.ask("POST", COPIES, body=COPY)
     assert (answer.status, answer.json) == (503, {"status": "Service Unavailable"})
     assert answer.headers["retry-after"] == "1"
+
+
+def test_a_completion_lets_go_of_what_was_kept_at_the_destination(node: ServedNode) -> None:
+    kept = []
+    for host in (SOURCE, TARGET):
+        root = Path(os.fsdecode(node.instances[host].directories[0].path))
+        kept.append(root / ".holdfast/quarantine/task-1/f")
+        kept[-1].parent.mkdir(parents=True)
+        kept[-1].write_bytes(b"replaced")
+
+    for host in (SOURCE, TARGET):
+        assert node.ask("POST", STATUS, host=host).status == 200
+
+    for _ in range(500):
+        if not kept[1].exists():
+            break
+        SystemClock().sleep(0.01)
+    assert [path.exists() for path in kept] == [True, False]

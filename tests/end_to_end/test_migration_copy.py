@@ -103,7 +103,7 @@ def test_what_was_deleted_is_kept_until_the_migration_is_complete(migration: Mig
     assert_equal(migration)
 
     write(migration.target() / "ks/t-0/f0", b"the database here has written")
-    with pytest.raises(ConflictError) as caught:
+    with pytest.raises(StateError) as caught:
         migration.copy()
     assert caught.value.code == "migration-completed"
     assert (migration.target() / "ks/t-0/f0").read_bytes() == b"the database here has written"
@@ -120,7 +120,7 @@ def test_the_latch_holds_without_its_record(migration: Migration) -> None:
 
     assert latch.read().state is LatchState.COMPLETED
     assert latch.read().end_time_ms == 5
-    with pytest.raises(ConflictError):
+    with pytest.raises(StateError):
         migration.copy()
     latch.clear()
     assert latch.read().state is LatchState.NOT_COMPLETED

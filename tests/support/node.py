@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,8 +24,9 @@ from holdfast.files.http.application import NodeApplication
 from holdfast.files.http.permits import CLIENT_TIMEOUT_S
 from holdfast.files.http.services import NodeDescription, NodeServices
 from holdfast.files.migration.model import Instance, InstanceDirectory
-from holdfast.files.migration.service import subject_of
+from holdfast.files.migration.service import purge_quarantine, subject_of
 from holdfast.model.access import ALL_PERMISSIONS, Permission
+from holdfast.server.local import open_target
 from holdfast.server.serving import bind, make_server
 from holdfast.stores.directories.posix import PosixReadableDirectory
 from holdfast.stores.system import SystemClock, SystemEntropy
@@ -148,6 +150,7 @@ def running_node(
         instances=instances,
         journal=journal,
         start=start,
+        let_go=partial(purge_quarantine, open_target),
         open_directory=PosixReadableDirectory,
         permissions_of=permissions_of,
         state=state,

@@ -21,6 +21,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +31,7 @@ from holdfast import __version__
 from holdfast.errors import (
     ConflictError,
     DeniedError,
+    HoldfastError,
     InvalidRequestError,
     NotFoundError,
     UnavailableError,
@@ -38,8 +40,9 @@ from holdfast.files.http.application import NodeApplication
 from holdfast.files.http.services import NodeDescription, NodeServices
 from holdfast.files.migration.exclusions import exclusions_of
 from holdfast.files.migration.model import MigrationKind
-from holdfast.files.migration.service import subject_of
+from holdfast.files.migration.service import purge_quarantine, subject_of
 from holdfast.ports import ReadableDirectory
+from holdfast.server.local import open_target
 from holdfast.server.node_access import Access, source_peer
 from holdfast.server.node_logs import node_log
 from holdfast.server.node_metrics import NodeMetrics
@@ -155,6 +158,7 @@ class _Node:
                 watching = asyncio.create_task(self._stream.watch(self._stopping))
                 serving = asyncio.create_task(server.serve([listening]))
                 await self._tasks.resume_unfinished()
+                purging = asyncio.create_task(asyncio.to_thread(self._let_go_completed))
                 announce(f"{url_of(self._scheme(), listening)} stream {port}")
                 _log.info("node serves", names=self._settings.identity.names)
                 stopped = asyncio.create_task(self._stopping.wait())
@@ -165,9 +169,17 @@ class _Node:
                 stop_servers([server])
                 await serving
                 await watching
+                await purging
         finally:
             await self._tasks.close()
             await self._stream.close()
+
+    def _let_go_completed(self) -> None:
+        """Go on with what a completion had still to remove when the node was stopped."""
+        for host in self._settings.migration_map.values():
+            if host in self._settings.instances:
+                with contextlib.suppress(HoldfastError):
+                    purge_quarantine(open_target, self._settings.instances[host])
 
     def _scheme(self) -> str:
         return "https" if self._certificates else "http"
@@ -190,6 +202,7 @@ class _Node:
             instances=settings.instances,
             journal=self._journal,
             start=self._start,
+            let_go=partial(purge_quarantine, open_target),
             open_directory=_open_directory,
             permissions_of=self._access.of_request,
             state=settings.state,

@@ -68,6 +68,8 @@ class NodeServices:
     """By the host name a request is made to (its Host header without port); lower case."""
     journal: TaskJournal
     start: StartTask
+    let_go: Callable[[Instance], None]
+    """Remove what a migration that is complete replaced or deleted here; blocking, maybe long."""
     open_directory: Callable[[bytes], ReadableDirectory]
     """Open a root for reading; used in one thread at a time and closed there."""
     permissions_of: Callable[[HTTPConnection], frozenset[Permission]]

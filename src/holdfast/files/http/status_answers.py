@@ -7,7 +7,7 @@ from starlette.responses import JSONResponse, Response
 
 from holdfast.errors import ConflictError, InvalidRequestError, StateError
 from holdfast.files.http.call import Call
-from holdfast.files.http.guards import latch_of, latch_to_close
+from holdfast.files.http.guards import instance_of, latch_of, latch_to_close
 from holdfast.files.http.services import NodeServices
 
 _KEY_MAX: Final = 1024
@@ -18,6 +18,7 @@ class StatusAnswers:
 
     def __init__(self, services: NodeServices) -> None:
         self._services = services
+        self._purges: set[asyncio.Task[None]] = set()
 
     async def show_status(self, call: Call) -> Response:
         """Say whether the migration is marked complete."""
@@ -37,6 +38,12 @@ class StatusAnswers:
                 code="already-complete",
                 advice="read the status; clear it once the host has left the migration map",
             ) from error
+        if call.host in self._services.migration_map.values():
+            # Nobody waits for it: what is left of it is gone on with when the node starts again.
+            instance = instance_of(self._services, call.host)
+            purge = asyncio.create_task(asyncio.to_thread(self._services.let_go, instance))
+            self._purges.add(purge)
+            purge.add_done_callback(self._purges.discard)
         return JSONResponse(status.as_json())
 
     async def clear_status(self, call: Call) -> Response:

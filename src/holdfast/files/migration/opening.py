@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.errors import ConflictError
+from holdfast.errors import StateError
 from holdfast.files.ledger import Ledger
 from holdfast.files.migration.exclusions import exclusions_of, kept_patterns
 from holdfast.files.migration.latch import Latch
@@ -122,9 +122,9 @@ def latch_of(instance: Instance) -> Latch:
 
 
 def refuse_completed(instance: Instance) -> None:
-    """Raise ConflictError (`migration-completed`) if nothing may be copied here any more."""
+    """Raise StateError (`migration-completed`) if nothing may be copied here any more."""
     if latch_of(instance).read().state is LatchState.COMPLETED:
-        raise ConflictError(
+        raise StateError(
             f"the migration of instance {instance.name!r} is marked complete; "
             "a copy would put old data over new",
             code="migration-completed",

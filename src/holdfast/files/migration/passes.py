@@ -111,7 +111,6 @@ class CopyPasses:
         Raises:
             StateError: `passes-failed`, and what is_curable says no of.
         """
-        refuse_completed(self._instance)
         while True:
             self._now = Iteration(iteration=len(self._ended))
             self._run_pass()
@@ -169,6 +168,7 @@ class CopyPasses:
             raise
 
     def _pass(self) -> None:
+        refuse_completed(self._instance)
         self._telling.enter(f"pass {self._now.iteration}: listing")
         algorithm = self._request.algorithm
         self._began_ns, began = self._clock.now_ns(), self._clock.monotonic_ns()

@@ -111,6 +111,9 @@ def _sections(instance: Instance, task: Task, outcome: str | None) -> Iterator[_
         if not is_copy or outcome in (None, CopyOutcome.SETTLED):
             wanted = CopyOutcome.SETTLED.value if is_copy else outcome
             chosen = f"AND outcome = '{wanted}'" if wanted else ""
+            if wanted not in (None, VerifyOutcome.MATCHED, CopyOutcome.SETTLED):
+                # What the index of the rest is made for.
+                chosen += " AND outcome NOT IN ('matched', 'settled')"
             if not is_copy:
                 chosen += " AND run = (SELECT value FROM meta WHERE name = 'run')"
             yield _Section(

@@ -4,13 +4,14 @@ Every function resumes: called again with the same request in the same task, it 
 last attempt was cut off.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from holdfast.errors import HoldfastError, NotFoundError
 from holdfast.files.ledger import told_as_ours
 from holdfast.files.migration.model import (
     CopyRequest,
     Instance,
+    LatchState,
     LatchStatus,
     RepairRequest,
     SourcePeer,
@@ -25,6 +26,7 @@ from holdfast.files.side_directory import (
     remove_side_directory,
     remove_tree,
 )
+from holdfast.ports import Directory
 from holdfast.tasks.runner import TaskContext
 
 
@@ -91,18 +93,20 @@ def complete_migration(
         ConflictError: `migration-completed`: it already is.
     """
     status = latch_of(instance).complete(now_ns)
-    purge_quarantine(surroundings, instance)
+    purge_quarantine(surroundings.open_target, instance)
     return status
 
 
-def purge_quarantine(surroundings: MigrationSurroundings, instance: Instance) -> None:
-    """Let go of what was replaced or deleted, of a migration that is marked complete.
+def purge_quarantine(open_target: Callable[[bytes, bool], Directory], instance: Instance) -> None:
+    """Let go of what was replaced or deleted, if the migration is marked complete.
 
     Done again it goes on where it was cut off. What cannot be removed stays: it harms nobody.
     """
+    if latch_of(instance).read().state is not LatchState.COMPLETED:
+        return
     for directory in instance.directories:
         try:
-            target = surroundings.open_target(directory.path, False)
+            target = open_target(directory.path, False)
         except HoldfastError:
             continue
         try:
