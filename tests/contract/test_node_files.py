@@ -142,6 +142,7 @@ def test_what_is_excluded_is_neither_listed_nor_given(tmp_path: Path) -> None:
 
 def test_a_directory_that_cannot_be_listed_is_no_empty_one(node: ServedNode) -> None:
     """Invariant 2 of source_side: a destination would delete its copy."""
+    write(node, b"listed-first")
     node.root(SOURCE, "data", 1).rmdir()
     answer = node.ask("GET", FILES, host=SOURCE)
     assert answer.status == 503

@@ -27,6 +27,7 @@ from tests.support.node import (
     OTHER,
     SOURCE,
     TARGET,
+    TARGET_2,
     ServedNode,
     running_node,
 )
@@ -188,6 +189,16 @@ def test_tasks_belong_to_the_destination_alone(node: ServedNode) -> None:
         ):
             answer = node.ask(method, path, host=host)
             assert (answer.status, answer.json) == (404, {"status": "Not Found"})
+
+
+def test_each_instance_has_tasks_of_its_own(node: ServedNode) -> None:
+    task_id = start(node)
+    assert node.ask("GET", COPIES, host=TARGET_2).json_list == []
+    for method in ("GET", "PATCH"):
+        assert node.ask(method, f"{COPIES}/{task_id}", host=TARGET_2).status == 404
+    other = node.ask("POST", COPIES, body=COPY, host=TARGET_2)
+    assert other.status == 202
+    assert len(node.ask("GET", "/api/v1/tasks").json["tasks"]) == 2
 
 
 BAD_COPIES: list[Any] = [

@@ -38,6 +38,8 @@ from tests.support.heads import Answer
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = "source.test"
 TARGET = "target.test"
+TARGET_2 = "target-2.test"
+"""The target of another source, which is not here."""
 OTHER = "other.test"
 """In no migration map."""
 LIVE_MIGRATION = "/api/v1/live-migration"
@@ -127,7 +129,7 @@ def running_node(
         host: make_instance(
             directory, host, exclude_files=exclude_files, exclude_directories=exclude_directories
         )
-        for host in (SOURCE, TARGET, OTHER)
+        for host in (SOURCE, TARGET, TARGET_2, OTHER)
     }
     start = _Start(Runner(journal, state / "locks", clock), instances, state, processes)
     known = grants or {}
@@ -146,7 +148,7 @@ def running_node(
     services = NodeServices(
         node=NodeDescription(name="test node", version="0", stream_port=None, is_stream_tls=False),
         clock=clock,
-        migration_map={SOURCE: TARGET},
+        migration_map={SOURCE: TARGET, "source-2.test": TARGET_2},
         instances=instances,
         journal=journal,
         start=start,

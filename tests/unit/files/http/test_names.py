@@ -66,6 +66,7 @@ def test_plain_names_stand_as_sidecar_spells_them() -> None:
         b"data/0//etc/passwd",
         b"data/0/%2Fetc%2Fpasswd",
         b"data/0/a%2F..%2F..%2Fb",
+        b"data/0/a%2Fb",
         b"data/0/a%00b",
         b"data/0/" + b"n" * 256,
     ],
