@@ -55,7 +55,7 @@ class IdentitySettings:
     )
     log_level: str = _option(
         "info",
-        "What is logged, as lines of JSON on stderr; debug has every request.",
+        "What is logged, as lines of JSON on stderr; info has every request.",
         choices=("debug", "info", "warning", "error"),
     )
 
