@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import socket
+import tracemalloc
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -19,13 +20,17 @@ import pytest
 import xxhash
 
 from holdfast.files.http.file_answers import BUSY
+from holdfast.files.http.source_side import list_files
+from holdfast.files.migration.exclusions import exclusions_of
 from holdfast.model.access import Permission
+from holdfast.stores.directories.posix import PosixReadableDirectory
 from tests.support.node import (
     LIVE_MIGRATION,
     OTHER,
     SOURCE,
     TARGET,
     ServedNode,
+    make_instance,
     running_node,
 )
 
@@ -407,3 +412,22 @@ def test_a_list_of_many_files_is_made_as_it_is_sent(tmp_path: Path) -> None:
         answer = node.ask("GET", FILES, host=SOURCE)
         assert answer.headers["transfer-encoding"] == "chunked"
         assert len(json.loads(answer.body)["files"]) == 100_100
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_list_does_not_grow_with_the_tree(tmp_path: Path) -> None:
+    """The generator alone, twenty times as many entries: the peak is that of one directory."""
+    instance = make_instance(tmp_path, "many")
+    root = Path(os.fsdecode(instance.directories[0].path))
+    peaks = []
+    for directories in (range(2), range(2, 40)):
+        for number in directories:
+            (root / f"d{number:03}").mkdir()
+            for name in range(1000):
+                (root / f"d{number:03}" / f"file-{name:04}").touch()
+        tracemalloc.start()
+        size_bytes = sum(map(len, list_files(instance, PosixReadableDirectory, exclusions_of)))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert size_bytes > 4 << 20
+    assert peaks[1] < peaks[0] + (1 << 20)

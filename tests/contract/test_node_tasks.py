@@ -206,3 +206,18 @@ def test_everything_that_is_answered_is_counted(node: ServedNode) -> None:
         ("GET", COPIES + "/{taskId}", 404),
         ("GET", "(none)", 404),
     ]
+
+
+@pytest.mark.slow
+def test_a_silent_task_is_still_heard_of(node: ServedNode) -> None:
+    """A stream says something every HEARTBEAT_S even if nothing happens."""
+    task = node.services.journal.create("files.other", "nothing", {})
+    parts = urlsplit(node.url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
+    connection.request("GET", f"{TASKS}/{task.id}/events", headers={"Accept": "text/event-stream"})
+    answer = connection.getresponse()
+    lines: list[bytes] = []
+    while not lines or not lines[-1].startswith(b":"):
+        lines.append(answer.readline())
+    connection.close()
+    assert b"event: created\n" in lines
