@@ -90,6 +90,20 @@ def test_copy_verify_and_prove(
     assert len(asked) == 26, "the source took these digests itself"
 
 
+def test_workers_in_processes_have_connections_of_their_own(
+    migration: Migration, source: SidecarSource
+) -> None:
+    for number in range(400):
+        write(migration, f"ks/many/{number}", b"%d" % number * 50, name="data1")
+
+    task = migration.copy(replace(COPY, max_concurrency=3))
+
+    assert [each["state"] for each in iterations(task)] == ["DOWNLOAD_COMPLETE", "SUCCESS"]
+    assert_arrived(migration)
+    assert migration.verify(replace(VERIFY, max_concurrency=3)).detail["filesMatched"] == 426
+    assert not list((migration.place / "scratch").iterdir())
+
+
 def test_a_pass_after_a_change_fetches_that_alone(
     migration: Migration, source: SidecarSource
 ) -> None:

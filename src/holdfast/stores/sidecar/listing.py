@@ -204,7 +204,8 @@ class SidecarListing:
 
     def _read(self, query: str, values: tuple[object, ...]) -> list[Any]:
         if self._reader is None or self._reader[0] != os.getpid():
-            # A connection of another process must not even be closed here.
+            # A connection must not be used across a fork; read-only and immutable, it holds no lock
+            # that its end here could release.
             uri = f"{self._path.absolute().as_uri()}?mode=ro&immutable=1"
             self._reader = (os.getpid(), sqlite3.connect(uri, uri=True))
         try:
