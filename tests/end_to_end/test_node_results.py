@@ -1,0 +1,64 @@
+"""Goal: what a verification found of every entry can be paged, filtered and streamed, and all three
+say the same.
+
+Method: two node processes, a real copy and a real verification of trees that differ.
+"""
+
+import base64
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.support.node_process import VERIFICATIONS, running_pair
+
+NAMES = (b"a", b"b %?#", b"caf\xc3\xa9", b"\xff\xfe", b"new\nline", b"z")
+
+
+@pytest.mark.slow
+def test_results_are_paged_filtered_and_streamed_alike(tmp_path: Path) -> None:
+    with running_pair(tmp_path) as pair:
+        for name in NAMES:
+            with open(os.path.join(os.fsencode(pair.source.data), name), "wb") as stream:
+                stream.write(b"data of " + name)
+        target = pair.target
+        assert target.wait_until_ended(target.start_copy())["state"] == "completed"
+        (target.data / "z").write_bytes(b"something else")
+        request = {"maxConcurrency": 2, "digestAlgorithm": "MD5"}
+        started = target.ask(
+            "POST", VERIFICATIONS, request | {"continueOnMetadataMismatch": True}
+        ).json
+        target.wait_until_ended(started["taskId"])
+        shown = target.ask("GET", started["statusUrl"]).json
+        assert (shown["state"], shown["filesMatched"]) == ("FAILED", len(NAMES) - 1)
+        assert shown["metadataMismatches"] + shown["digestMismatches"] >= 1
+        url = f"{started['statusUrl']}/results"
+
+        streamed = target.ask("GET", url, Accept="application/x-ndjson").body.splitlines()
+        entries = [json.loads(line) for line in streamed]
+        assert sorted(_raw_path(entry) for entry in entries) == sorted(NAMES)
+
+        paged, query = [], "?limit=2"
+        while True:
+            page = target.ask("GET", url + query).json
+            assert len(page["entries"]) <= 2
+            paged += page["entries"]
+            if page["cursorNext"] is None:
+                break
+            query = f"?limit=2&cursor={page['cursorNext']}"
+        assert paged == entries
+
+        outcomes = {_raw_path(entry): entry["outcome"] for entry in entries}
+        assert outcomes.pop(b"z") == "digest-differs"
+        assert set(outcomes.values()) == {"matched"}
+        (found,) = target.ask("GET", f"{url}?outcome=digest-differs").json["entries"]
+        assert found["path"] == "z"
+        assert found["reason"]
+
+
+def _raw_path(entry: dict[str, str]) -> bytes:
+    """Return the name: outside UTF-8 from pathBase64, else with its control characters escaped."""
+    if "pathBase64" in entry:
+        return base64.b64decode(entry["pathBase64"])
+    return entry["path"].replace("\\n", "\n").encode()
