@@ -105,11 +105,13 @@ def _tell(tree: Path, scratch: Path, running: contextlib.ExitStack) -> None:
 
     _say(
         "3. Copy while the database goes on writing at the old host, in passes, until 99 % of the",
-        "   bytes are there. The next time there is less to do; the trend says how much less:",
+        "   bytes are there; again when it has written much at once, which is less than the first",
+        "   time; the trend then says how long a last pass would take:",
     )
     with _writer(old):
-        for _ in range(2):
-            _run(scratch, "files", "migrate", "--threshold", "0.99")
+        _run(scratch, "files", "migrate", "--threshold", "0.99")
+        (old / "compacted.db").write_bytes(b"row\n" * max(1024, sum(sizes) // 100))
+        _run(scratch, "files", "migrate", "--threshold", "0.99")
     _say("4. The database is stopped. One last pass, for everything, and then the cut-over:")
     _run(scratch, "files", "migrate")
     _say("5. Both hosts read all of it again, the new one from its disk; a signed proof is left:")
