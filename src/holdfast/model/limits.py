@@ -60,6 +60,16 @@ REGISTER_BATCH_MAX: Final = 512
 ETCD_MESSAGE_BYTES_MAX: Final = 16 * MIB
 """Longest answer, or message of a watch, taken from etcd."""
 
+VOLUMES_MAX: Final = 1024
+"""Volumes below one state directory."""
+VOLUME_NAME_BYTES_MAX: Final = 64
+CONTROL_REQUEST_BYTES_MAX: Final = 4 * KIB
+CONTROL_REPLY_BYTES_MAX: Final = 256 * KIB
+CONTROL_CONNECTIONS_MAX: Final = 16
+"""Control connections to one data process."""
+DAMAGE_REPORTED_MAX: Final = 64
+"""Damaged ranges that one answer names; all are counted."""
+
 assert REGISTER_BATCH_MAX <= REGISTER_QUEUE_MAX
 assert FILE_BYTES_LARGE <= BATCH_BYTES_MAX
 assert BLOCK_BYTES <= FILE_BYTES_LARGE
