@@ -31,45 +31,47 @@ _KINDS: Final[dict[str, type[HoldfastError]]] = {
 ResultT = TypeVar("ResultT")
 
 
-class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="do"):
+class _Request(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="do"
+):
     pass
 
 
-class GetStatus(_Request, tag="status"):
+class GetStatus(_Request, frozen=True, tag="status"):
     """Tell the state; answered by a VolumeStatus."""
 
 
-class GetMetrics(_Request, tag="metrics"):
+class GetMetrics(_Request, frozen=True, tag="metrics"):
     """Tell what was counted; answered by a MetricsSnapshot."""
 
 
-class PrepareExpand(_Request, tag="prepare-expand"):
+class PrepareExpand(_Request, frozen=True, kw_only=True, tag="prepare-expand"):
     """Make room for a greater size, durably; nobody sees it yet. Answered by a VolumeStatus."""
 
     size_bytes: int
 
 
-class CommitExpand(_Request, tag="commit-expand"):
+class CommitExpand(_Request, frozen=True, tag="commit-expand"):
     """Show the prepared size, durably. Answered by a VolumeStatus."""
 
 
-class CancelExpand(_Request, tag="cancel-expand"):
+class CancelExpand(_Request, frozen=True, tag="cancel-expand"):
     """Forget the prepared size. Answered by a VolumeStatus."""
 
 
-class StartScrub(_Request, tag="start-scrub"):
+class StartScrub(_Request, frozen=True, tag="start-scrub"):
     """Begin to read everything back. Answered by a ScrubProgress."""
 
 
-class GetScrub(_Request, tag="scrub"):
+class GetScrub(_Request, frozen=True, tag="scrub"):
     """Tell how far the last scrub is. Answered by a ScrubProgress."""
 
 
-class CancelScrub(_Request, tag="cancel-scrub"):
+class CancelScrub(_Request, frozen=True, tag="cancel-scrub"):
     """Stop the scrub at its next step. Answered by a ScrubProgress."""
 
 
-class SetFence(_Request, tag="fence"):
+class SetFence(_Request, frozen=True, kw_only=True, tag="fence"):
     """Take a role in an epoch, and the right to acknowledge for a while."""
 
     epoch: int
@@ -78,11 +80,11 @@ class SetFence(_Request, tag="fence"):
     """From now; None means without end."""
 
 
-class Flush(_Request, tag="flush"):
+class Flush(_Request, frozen=True, tag="flush"):
     """Make everything acknowledged durable. Answered by a VolumeStatus."""
 
 
-class Stop(_Request, tag="stop"):
+class Stop(_Request, frozen=True, tag="stop"):
     """End orderly: answer what is under way, checkpoint, close. Answered before the end."""
 
 
@@ -217,7 +219,7 @@ def encode_request(request: Request) -> bytes:
 
 
 def decode_request(body: bytes) -> Request:
-    """Return the request in a frame's body, or raise InvalidRequestError (`bad-control-request`)."""
+    """Return the request in a body, or raise InvalidRequestError (`bad-control-request`)."""
     try:
         return _requests.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -108,7 +108,7 @@ class ControlClient:
         except (OSError, TimeoutError) as error:
             # A timeout is an OSError too; either way the request may have been carried out.
             raise OutcomeUnknownError(
-                f"the data process did not answer: {error or 'too slow'}",
+                f"the data process did not answer: {str(error) or 'too slow'}",
                 code="control-lost",
                 advice="look with 'holdfast volumes show' before anything else",
             ) from error

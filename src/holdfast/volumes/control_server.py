@@ -87,7 +87,7 @@ class ControlServer:
             return encode_result(await self._answer(decode_request(body)))
         except HoldfastError as error:
             return encode_problem(error)
-        except Exception as error:  # the outermost loop of a request
+        except Exception as error:  # noqa: BLE001 the outermost loop of a request
             _log.exception("defect in a control request")
             return encode_problem(
                 StateError(
