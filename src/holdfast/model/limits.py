@@ -70,6 +70,30 @@ CONTROL_CONNECTIONS_MAX: Final = 16
 DAMAGE_REPORTED_MAX: Final = 64
 """Damaged ranges that one answer names; all are counted."""
 
+NBD_OPTION_BYTES_MAX: Final = 64 * KIB
+"""Longest option of a negotiation; a client that sends more is hung up on."""
+NBD_STRING_BYTES_MAX: Final = 4 * KIB
+NBD_OPTIONS_MAX: Final = 1024
+"""Options answered to one client."""
+NBD_QUERIES_MAX: Final = 64
+NBD_CONTEXTS_MAX: Final = 16
+"""Metadata contexts of one connection."""
+NBD_REQUEST_BYTES_MAX: Final = 32 * MIB
+"""Most data of one read or write: what clients that do not ask may assume."""
+NBD_INBOX_BYTES: Final = 2 * MIB
+"""Receive buffer of a connection; grown for one request that does not fit."""
+NBD_INBOXES_GROWN_MAX: Final = 4
+"""Connections whose buffer may be grown at once; others wait."""
+NBD_OUTBOX_BYTES_MAX: Final = 1 * MIB
+"""Answers held for a client that does not take them before no more is read; one answer more."""
+NBD_BATCH_MAX: Final = 512
+"""Requests of one connection carried out before others have their turn."""
+NBD_WAITING_MAX: Final = 1024
+"""Requests of one connection that wait for a flush."""
+NBD_EXTENTS_MAX: Final = 4096
+"""Extents told by one reply in one context."""
+NBD_CONNECTIONS_MAX: Final = 64
+
 assert REGISTER_BATCH_MAX <= REGISTER_QUEUE_MAX
 assert FILE_BYTES_LARGE <= BATCH_BYTES_MAX
 assert BLOCK_BYTES <= FILE_BYTES_LARGE
