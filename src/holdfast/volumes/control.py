@@ -149,6 +149,8 @@ class VolumeStatus:
     block_bytes: int
     role: str
     epoch: int
+    may_acknowledge: bool
+    """Whether role, epoch and lease let it."""
     last_lsn: int
     durable_lsn: int
     checkpoint_lsn: int
