@@ -145,7 +145,7 @@ class Catalog:
                 self._refuse_another(place)
                 staged = self._directory / (_NEW + self._entropy.random_bytes(8).hex())
                 staged.mkdir(mode=0o700)
-                held.enter_context(_locked(staged))
+                held.enter_context(locked(staged))
             try:
                 build(staged)
                 self._write_entry(staged, preset)
@@ -163,17 +163,11 @@ class Catalog:
         """Remove a volume and all it holds; ConflictError (`volume-in-use`) if it is locked."""
         place = self.find(name)
         gone = self._directory / (_GONE + self._entropy.random_bytes(8).hex())
-        with _telling(f"remove the volume {name}"), self.lock(place):
+        with _telling(f"remove the volume {name}"), locked(place.directory):
             os.rename(place.directory, gone)
             _flush_directory(self._directory)
             with self._alone():
                 self._sweep()
-
-    @contextlib.contextmanager
-    def lock(self, place: Place) -> Iterator[None]:
-        """Hold a volume exclusively, or raise ConflictError (`volume-in-use`)."""
-        with _locked(place.directory):
-            yield
 
     def _refuse_another(self, place: Place) -> None:
         if os.path.lexists(place.directory):
@@ -202,7 +196,7 @@ class Catalog:
             if path.name.startswith(_GONE):
                 shutil.rmtree(path, ignore_errors=True)
             elif path.name.startswith(_NEW):
-                with contextlib.suppress(ConflictError, NotFoundError), _locked(path):
+                with contextlib.suppress(ConflictError, NotFoundError), locked(path):
                     shutil.rmtree(path, ignore_errors=True)
 
     @contextlib.contextmanager
@@ -217,7 +211,8 @@ class Catalog:
 
 
 @contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the volume in a directory exclusively, or raise ConflictError (`volume-in-use`)."""
     path = directory / _LOCK
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
