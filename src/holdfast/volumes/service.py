@@ -13,16 +13,18 @@ Invariants:
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
 from holdfast.errors import (
+    CancelledError,
     HoldfastError,
     InvalidRequestError,
     NotFoundError,
     StateError,
+    StorageFailedError,
     UnavailableError,
 )
 from holdfast.model.ids import VolumeName, parse_volume_name
@@ -36,6 +38,7 @@ from holdfast.volumes.rules import PRESETS
 from holdfast.volumes.supervision import DataProcess, ServeRequest, StartProcess, Supervisor
 
 DEFAULT_PRESET: Final = "general"
+SCRUB_POLL_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +171,33 @@ class Volumes:
         """Stop the scrub of a served volume."""
         async with self._served(name) as client:
             return await client.cancel_scrub()
+
+    async def scrub_whole(self, name: str, tell: Callable[[ScrubProgress], None]) -> ScrubProgress:
+        """Read a volume back, served or not, and return what was found; stopped if this is.
+
+        Raises:
+            StorageFailedError: It could not be read to its end (`scrub-failed`).
+            CancelledError: Somebody else stopped it.
+        """
+        async with self.asking(name) as client:
+            progress = await client.start_scrub()
+            try:
+                while progress.state == "running":
+                    tell(progress)
+                    await asyncio.sleep(SCRUB_POLL_S)
+                    progress = await client.scrub()
+            except asyncio.CancelledError:
+                await client.cancel_scrub()
+                raise
+        if progress.state == "failed":
+            raise StorageFailedError(
+                f"the scrub of {name} did not get to its end: {progress.reason}",
+                code="scrub-failed",
+                advice="look for errors of the medium in the kernel's log",
+            )
+        if progress.state == "cancelled":
+            raise CancelledError(f"the scrub of {name} was stopped", code="cancelled")
+        return progress
 
     async def remove(self, name: str) -> None:
         """Remove a volume and all it holds; ConflictError (`volume-in-use`) while it is served."""
