@@ -176,7 +176,7 @@ class MetricsSnapshot:
 
 
 class _Answer(msgspec.Struct, frozen=True, kw_only=True):
-    ok: msgspec.Raw | None = None
+    ok: msgspec.Raw = msgspec.Raw(b"")
     problem: dict[str, object] | None = None
 
 
@@ -251,7 +251,7 @@ def decode_answer(body: bytes, kind: type[ResultT]) -> ResultT:
     """
     try:
         answer = _answers.decode(body)
-        if answer.problem is None and answer.ok is not None:
+        if answer.problem is None and bytes(answer.ok):
             return msgspec.json.decode(answer.ok, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise _bad_answer(str(error)) from error

@@ -1,6 +1,7 @@
 """Asks a data process over its control socket; one request at a time, each with a deadline."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
@@ -54,6 +55,8 @@ class ControlClient:
 
     async def __aexit__(self, *_exception: object) -> None:
         self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
 
     async def status(self) -> VolumeStatus:
         """Return the state of the volume."""

@@ -63,7 +63,8 @@ class ControlServer:
         try:
             if len(self._connections) <= CONTROL_CONNECTIONS_MAX:
                 await self._converse(reader, writer)
-        except ConnectionError:
+        except (ConnectionError, asyncio.CancelledError):
+            # Cancelled by close(), which waits for the end of this task and wants nothing from it.
             pass
         finally:
             self._connections.discard(task)
