@@ -80,11 +80,11 @@ NBD_CONTEXTS_MAX: Final = 16
 """Metadata contexts of one connection."""
 NBD_REQUEST_BYTES_MAX: Final = 32 * MIB
 """Most data of one read or write: what clients that do not ask may assume."""
-NBD_INBOX_BYTES: Final = 2 * MIB
-"""Receive buffer of a connection; grown for one request that does not fit."""
-NBD_INBOXES_GROWN_MAX: Final = 4
-"""Connections whose buffer may be grown at once; others wait."""
-NBD_OUTBOX_BYTES_MAX: Final = 1 * MIB
+NBD_BUFFER_BYTES: Final = 8 * MIB
+"""Address space of one buffer of a connection; its memory is taken as it is used."""
+NBD_BUFFERS_GROWN_MAX: Final = 4
+"""Connections that may receive a request longer than the buffer at once; others wait."""
+NBD_OUTBOX_BYTES_MAX: Final = 256 * KIB
 """Answers held for a client that does not take them before no more is read; one answer more."""
 NBD_BATCH_MAX: Final = 512
 """Requests of one connection carried out before others have their turn."""

@@ -67,9 +67,9 @@ class RunningVolume:
         if not self._is_checkpointing:
             self._begin_checkpoint()
 
-    def written(self, now_ns: int) -> None:
+    def written(self) -> None:
         """Begin a checkpoint if the volume wants one; called after every batch of writes."""
-        if not self._is_checkpointing and self.volume.wants_checkpoint(now_ns):
+        if not self._is_checkpointing and self.volume.wants_checkpoint():
             self._begin_checkpoint()
 
     @property
@@ -90,7 +90,7 @@ class RunningVolume:
 
     def _on_tick(self) -> None:
         self._tick = self._loop.call_later(TICK_S, self._on_tick)
-        self.written(self.clock.monotonic_ns())
+        self.written()
 
     def _begin_sync(self, *, here: bool = False) -> None:
         try:
@@ -146,18 +146,28 @@ class RunningVolume:
             self._loop.call_later(TICK_S, self._wake_room_waiters)
             return
         self._is_checkpointing = True
-        began_ns = self.clock.monotonic_ns()
-        self._start(self._checkpointer, job, lambda e: self._checkpointed(job, began_ns, e))
+        self._run_checkpoint(job, self.clock.monotonic_ns())
+
+    def _run_checkpoint(self, job: Job, began_ns: int) -> None:
+        def finish(error: HoldfastError | None) -> None:
+            self._checkpointed(job, began_ns, error)
+
+        self._start(self._checkpointer, job, finish)
 
     def _checkpointed(self, job: Job, began_ns: int, error: HoldfastError | None) -> None:
+        following: Job | None = None
+        try:
+            following = self.volume.finish_checkpoint(job, error)
+        except HoldfastError:
+            pass  # The volume has taken note; whoever asks for anything is told.
+        if following is not None:
+            self._run_checkpoint(following, began_ns)
+            return
         self._is_checkpointing = False
         self.counters.checkpoints_count += 1
         self.counters.checkpoint_ns += self.clock.monotonic_ns() - began_ns
-        try:
-            self.volume.finish_checkpoint(job, error)
-        except HoldfastError:
-            pass  # The volume has taken note; whoever asks for anything is told.
         self._wake_room_waiters()
+        self.written()
 
     def _wake_room_waiters(self) -> None:
         waiters, self._room_waiters = self._room_waiters, []

@@ -1,33 +1,22 @@
 """What front ends need of a volume, whoever keeps it: the engine, or a snapshot of it.
 
-One owner calls all of this; nothing waits, but for reads and writes of the page cache. Long work is
-handed out as jobs: `begin_x` in the owner, `run` in a helper thread, `finish_x` in the owner again.
+One owner calls all of this; nothing in it waits, but for reads and writes of the page cache. Long
+work is handed out as jobs: `begin_x` in the owner, `run` in a helper thread, `finish_x` in the
+owner again. The engine's `Volume` is one of these; engine/volume.py has the contract of each call.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from holdfast.errors import HoldfastError
-from holdfast.ports import Buffer
-
-
-class FileRange(NamedTuple):
-    """Bytes of an open file that are the answer to a read, valid until the owner's next call."""
-
-    descriptor: int
-    offset_bytes: int
-    size_bytes: int
-
-
-class WriteEntry(Protocol):
-    """One write where it was received: 28 bytes that may be overwritten, then the data."""
-
-    @property
-    def header_at(self) -> int: ...
-    @property
-    def start(self) -> int: ...
-    @property
-    def size_bytes(self) -> int: ...
+from holdfast.volumes.model import (
+    ChangedExtent,
+    Extent,
+    Geometry,
+    Lsn,
+    Stalled,
+    VolumeState,
+    WriteRun,
+)
 
 
 class Job(Protocol):
@@ -38,74 +27,58 @@ class Job(Protocol):
         ...
 
 
-class Stalled(NamedTuple):
-    """The log is full: nothing happened, ask again after the next checkpoint."""
-
-
-class Extent(NamedTuple):
-    """What a part of a volume is."""
-
-    size_bytes: int
-    is_hole: bool
-    is_zero: bool
-
-
 class ServedVolume(Protocol):
     """A volume as front ends use it. Any call may raise HoldfastError; then nothing happened."""
 
     @property
-    def size_bytes(self) -> int: ...
+    def geometry(self) -> Geometry: ...
     @property
-    def is_read_only(self) -> bool: ...
+    def state(self) -> VolumeState: ...
     @property
-    def last_lsn(self) -> int: ...
+    def last_lsn(self) -> Lsn: ...
     @property
-    def durable_lsn(self) -> int: ...
+    def durable_lsn(self) -> Lsn: ...
 
-    def write_run(self, buffer: memoryview, entries: Sequence[WriteEntry]) -> int | Stalled:
-        """Write all entries in order; returns the last one's LSN."""
+    def write_run(self, run: WriteRun) -> Lsn | Stalled:
+        """Write all requests of a run in their order; return the LSN of the last."""
         ...
 
-    def read(self, start: int, size_bytes: int) -> list[Buffer | FileRange]:
-        """Return the bytes, in parts; what is in memory belongs to the caller."""
+    def read_into(self, start: int, buffer: memoryview) -> None:
+        """Fill `buffer` with the bytes from `start`."""
         ...
 
-    def trim(self, start: int, size_bytes: int) -> int | Stalled:
-        """Make it zeros, giving its space back."""
+    def trim(self, start: int, size_bytes: int) -> Lsn | Stalled:
+        """Make a range zeros, giving its space back."""
         ...
 
-    def zero(self, start: int, size_bytes: int, *, punch: bool) -> int | Stalled:
-        """Make it zeros; without `punch` its space stays."""
-        ...
-
-    def prefetch(self, start: int, size_bytes: int) -> None:
-        """Hint that this will be read."""
+    def zero(self, start: int, size_bytes: int, *, punch: bool) -> Lsn | Stalled:
+        """Make a range zeros; without `punch` its space stays."""
         ...
 
     def allocation(self, start: int, size_bytes: int) -> list[Extent]:
-        """Return what the range is, in order, neighbours that are alike in one."""
+        """Tell holes from data, in order; neighbours that are alike are one."""
         ...
 
-    def changed_since(self, lsn: int, start: int, size_bytes: int) -> list[tuple[int, bool]]:
-        """Return (size, whether written after `lsn`) in order; yes where it is not known."""
+    def changed_since(self, lsn: Lsn, start: int, size_bytes: int) -> list[ChangedExtent]:
+        """Tell what may have changed after `lsn`, in order."""
         ...
 
     def begin_sync(self) -> Job | None:
-        """Return what makes everything up to now durable; None if it is."""
+        """Begin to make all changes so far durable; None if they are."""
         ...
 
     def finish_sync(self, job: Job, error: HoldfastError | None) -> None:
-        """Take note of how it ended; raise if it may not be acknowledged."""
+        """Take note of its end; raise if what it covers may not be acknowledged."""
         ...
 
-    def wants_checkpoint(self, now_ns: int) -> bool:
-        """Whether a checkpoint should begin; False while one is under way."""
+    def wants_checkpoint(self) -> bool:
+        """Whether a checkpoint should begin now."""
         ...
 
     def begin_checkpoint(self) -> Job | None:
-        """Return what moves the log's content to its place; None if there is none."""
+        """Begin to move logged data home; None if there is nothing to move."""
         ...
 
-    def finish_checkpoint(self, job: Job, error: HoldfastError | None) -> None:
-        """Take note of how it ended; the log has room again."""
+    def finish_checkpoint(self, job: Job, error: HoldfastError | None) -> Job | None:
+        """Take note of the end of a job of a checkpoint; return its next one, if any."""
         ...

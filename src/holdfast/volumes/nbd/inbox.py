@@ -14,10 +14,11 @@ Invariants:
 import mmap
 from typing import Final, NamedTuple
 
-from holdfast.model.limits import NBD_BATCH_MAX, NBD_INBOX_BYTES, NBD_REQUEST_BYTES_MAX
+from holdfast.model.limits import NBD_BATCH_MAX, NBD_BUFFER_BYTES, NBD_REQUEST_BYTES_MAX
 from holdfast.volumes.nbd import codec
 from holdfast.volumes.nbd.codec import Command, MalformedError, Request
 
+_PRIVATE: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 _COMPACT_BELOW_BYTES: Final = 64 << 10
 """With less room than this at the end, what is held moves to the front."""
 _READ: Final = int(Command.READ)
@@ -35,7 +36,7 @@ class Batch(NamedTuple):
 class Inbox:
     """The receive buffer of one connection in transmission."""
 
-    def __init__(self, capacity_bytes: int = NBD_INBOX_BYTES) -> None:
+    def __init__(self, capacity_bytes: int = NBD_BUFFER_BYTES) -> None:
         self._capacity_bytes = capacity_bytes
         self._needed_bytes = codec.REQUEST_BYTES
         self._start = 0
@@ -121,6 +122,11 @@ class Inbox:
             return None
         return Batch(writes, reads, other)
 
+    def release(self) -> None:
+        """Give back memory that holds nothing."""
+        if self._start == self._end:
+            self._pages.madvise(mmap.MADV_DONTNEED)
+
     def _refuse(self, writes: list[Request], reads: list[Request], what: str) -> None:
         # What came before it is carried out first, as if it had come in a piece of its own.
         if not writes and not reads:
@@ -132,4 +138,5 @@ class Inbox:
 
     def _allocate(self, size_bytes: int) -> None:
         # Anonymous pages: memory is taken as bytes arrive, and given back with the buffer.
-        self.view = memoryview(mmap.mmap(-1, size_bytes))
+        self._pages = mmap.mmap(-1, size_bytes, _PRIVATE)
+        self.view = memoryview(self._pages)

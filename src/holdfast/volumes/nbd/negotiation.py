@@ -27,7 +27,13 @@ from holdfast.model.limits import (
     NBD_STRING_BYTES_MAX,
 )
 from holdfast.volumes.nbd import codec
-from holdfast.volumes.nbd.codec import ExportFlag, HandshakeFlag, MalformedError, Option, OptionReply
+from holdfast.volumes.nbd.codec import (
+    ExportFlag,
+    HandshakeFlag,
+    MalformedError,
+    Option,
+    OptionReply,
+)
 from holdfast.volumes.nbd.contexts import Context, choose_contexts, list_contexts
 
 PREFERRED_BLOCK_BYTES: Final = 4096
@@ -236,9 +242,7 @@ class Negotiation:
                     pieces.append(codec.pack_info_text(codec.Info.DESCRIPTION, export.description))
                 case _:
                     pass  # Told unasked, or unknown.
-        pieces.append(
-            codec.pack_info_block_size(1, PREFERRED_BLOCK_BYTES, NBD_REQUEST_BYTES_MAX)
-        )
+        pieces.append(codec.pack_info_block_size(1, PREFERRED_BLOCK_BYTES, NBD_REQUEST_BYTES_MAX))
         if option == Option.GO:
             self._agree(export)
         replies = [codec.pack_option_reply(option, OptionReply.INFO, piece) for piece in pieces]

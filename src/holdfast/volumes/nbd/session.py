@@ -1,0 +1,369 @@
+"""Transmission: carries out one connection's requests on a volume and packs the replies. No sockets.
+
+Bytes go in through the inbox, replies come out in the outbox; `advance` does what can be done now
+and tells what it waits for. Reads and writes that are under way together are carried out writes
+first, as one run; every other request waits for those before it.
+
+Invariants:
+
+1. Every request is answered exactly once, after it was carried out; after a DISC nothing is taken.
+2. A write or zeroes with FUA, and a flush, are answered only when durable; a flush covers every
+   write answered on any connection before it came.
+3. What is refused changes nothing: out of bounds, unknown flags, read-only, or no room in the log.
+4. Replies and waiting requests that are held are bounded; above that nothing more is taken.
+"""
+
+from collections.abc import Callable
+from enum import StrEnum, auto
+from functools import partial
+from typing import Final
+
+from holdfast.errors import HoldfastError
+from holdfast.model.limits import (
+    MIB,
+    NBD_BATCH_MAX,
+    NBD_EXTENTS_MAX,
+    NBD_REQUEST_BYTES_MAX,
+    NBD_WAITING_MAX,
+)
+from holdfast.volumes import model
+from holdfast.volumes.counters import OperationCounter
+from holdfast.volumes.model import Lsn, Stalled, WriteRun
+from holdfast.volumes.nbd import codec
+from holdfast.volumes.nbd.codec import AllocationFlag, Command, CommandFlag, Errno, Request
+from holdfast.volumes.nbd.contexts import CHANGED, Context
+from holdfast.volumes.nbd.errnos import errno_of
+from holdfast.volumes.nbd.inbox import Inbox
+from holdfast.volumes.nbd.negotiation import Agreement
+from holdfast.volumes.nbd.outbox import Outbox
+from holdfast.volumes.running import RunningVolume
+
+_FUA: Final = int(CommandFlag.FUA)
+_HOLE: Final = int(AllocationFlag.HOLE)
+_ZERO: Final = int(AllocationFlag.ZERO)
+_PREFETCH_BYTES: Final = 1 * MIB
+_FLAGS_KNOWN: Final[dict[int, int]] = {
+    Command.READ: CommandFlag.FUA | CommandFlag.DF,
+    Command.WRITE: CommandFlag.FUA,
+    Command.DISC: CommandFlag.FUA,
+    Command.FLUSH: CommandFlag.FUA,
+    Command.TRIM: CommandFlag.FUA,
+    Command.CACHE: CommandFlag.FUA,
+    Command.WRITE_ZEROES: CommandFlag.FUA | CommandFlag.NO_HOLE | CommandFlag.FAST_ZERO,
+    Command.BLOCK_STATUS: CommandFlag.FUA | CommandFlag.REQ_ONE,
+}
+
+
+class Wait(StrEnum):
+    """What a session needs before it can go on."""
+
+    INPUT = auto()
+    TURN = auto()
+    """Nothing; but others have their turn first."""
+    ROOM = auto()
+    """The log is full: go on after the next checkpoint, or `give_up`."""
+    OUTPUT = auto()
+    """The client must take answers first."""
+    DURABILITY = auto()
+    """Too many requests wait for a flush."""
+    END = auto()
+    """Nothing more will be taken; end once all is answered and sent."""
+
+
+class Session:
+    """One connection in transmission.
+
+    Args:
+        agreement: What was negotiated.
+        running: The volume; its event thread is the only caller.
+        inbox: Where the requests arrive.
+        outbox: Where the replies go.
+        on_reply: Called when a reply was added outside of `advance`.
+    """
+
+    def __init__(
+        self,
+        agreement: Agreement,
+        running: RunningVolume,
+        inbox: Inbox,
+        outbox: Outbox,
+        on_reply: Callable[[], None],
+    ) -> None:
+        self._agreement = agreement
+        self._running = running
+        self._volume = running.volume
+        self._counters = running.counters
+        self._inbox = inbox
+        self._outbox = outbox
+        self._on_reply = on_reply
+        self._is_structured = agreement.is_structured
+        self._writes: list[Request] = []
+        self._reads: list[Request] = []
+        self._other: Request | None = None
+        self._is_ending = False
+        self._is_advancing = False
+        self._began_ns = 0
+        self._is_alone = False
+        self.waiting_count = 0
+
+    def advance(self, now_ns: int, *, is_only_connection: bool = False) -> Wait:
+        """Carry out what can be carried out now.
+
+        Raises:
+            MalformedError: The connection is of no use any more; nothing after the last whole
+                request was looked at.
+        """
+        self._is_advancing = True
+        try:
+            return self._advance(now_ns, is_only_connection)
+        finally:
+            self._is_advancing = False
+
+    def give_up(self, errno: Errno) -> None:
+        """Answer what waits for room with an error."""
+        for request in self._writes:
+            self._refuse(request, errno, self._counters.write)
+        self._writes = []
+        if self._other is not None:
+            self._refuse(self._other, errno, self._counters.trim)
+            self._other = None
+
+    def _advance(self, now_ns: int, is_only_connection: bool) -> Wait:
+        served_count = 0
+        while True:
+            if self._writes and not self._write():
+                return Wait.ROOM
+            if self._reads and not self._read():
+                return Wait.OUTPUT
+            if self._other is not None and not self._serve(self._other):
+                return Wait.ROOM
+            self._other = None
+            if self._is_ending:
+                return Wait.END
+            if self._outbox.is_full:
+                return Wait.OUTPUT
+            if self.waiting_count >= NBD_WAITING_MAX:
+                return Wait.DURABILITY
+            if served_count >= NBD_BATCH_MAX:
+                return Wait.TURN
+            batch = self._inbox.take()
+            if batch is None:
+                return Wait.INPUT
+            self._writes, self._reads, self._other = batch
+            self._began_ns = now_ns
+            served_count += len(self._writes) + len(self._reads) + 1
+            self._is_alone = is_only_connection and served_count <= 2
+
+    def _write(self) -> bool:
+        """Carry out the writes as one run; False if the log has no room."""
+        self._writes = writes = self._admit_writes(self._writes)
+        if not writes:
+            return True
+        ahead = codec.REQUEST_BYTES
+        run = WriteRun(
+            self._inbox.view,
+            [model.Request(at, at + ahead, start, size) for at, _, _, _, start, size in writes],
+        )
+        try:
+            lsn = self._volume.write_run(run)
+        except HoldfastError as error:
+            self._refuse_all(writes, self._counters.write, error)
+            self._writes = []
+            return True
+        if isinstance(lsn, Stalled):
+            return False
+        self._writes = []
+        size_bytes = sum([request.size_bytes for request in writes])
+        durable = [request for request in writes if request.flags]
+        if durable:
+            writes = [request for request in writes if not request.flags]
+            self._answer_durable(lsn, durable, self._counters.write)
+        if writes:
+            pack, magic = codec.SIMPLE_REPLY.pack, codec.SIMPLE_REPLY_MAGIC
+            replies = [pack(magic, 0, cookie) for _, _, _, cookie, _, _ in writes]
+            self._outbox.add(b"".join(replies))
+        self._count(self._counters.write, len(writes), size_bytes)
+        self._running.written()
+        return True
+
+    def _admit_writes(self, writes: list[Request]) -> list[Request]:
+        """Return the writes that may be carried out; answer the others."""
+        volume_bytes = self._volume.geometry.size_bytes
+        for _, flags, _, _, start, size_bytes in writes:
+            if flags & ~_FUA or not size_bytes or start + size_bytes > volume_bytes:
+                break
+        else:
+            return writes
+        admitted = []
+        for request in writes:
+            errno = self._refusal(request)
+            if errno is None:
+                admitted.append(request)
+            else:
+                self._refuse(request, errno, self._counters.write)
+        return admitted
+
+    def _read(self) -> bool:
+        """Carry out reads until there are none, or the answers are too many for now: False."""
+        reads, counter = self._reads, self._counters.read
+        done_count, done_bytes = 0, 0
+        for request in reads:
+            if self._outbox.is_full:
+                break
+            done_count += 1
+            errno = self._refusal(request)
+            if errno is not None:
+                self._refuse(request, errno, counter)
+                continue
+            done_bytes += request.size_bytes
+            self._read_one(request)
+        self._reads = reads[done_count:]
+        self._count(counter, done_count, done_bytes)
+        return not self._reads
+
+    def _read_one(self, request: Request) -> None:
+        _, _, _, cookie, start, size_bytes = request
+        if self._is_structured:
+            head = codec.pack_data_chunk(cookie, start, size_bytes)
+        else:
+            head = codec.SIMPLE_REPLY.pack(codec.SIMPLE_REPLY_MAGIC, 0, cookie)
+        answer_bytes = len(head) + size_bytes
+        answer = self._outbox.reserve(answer_bytes)
+        try:
+            self._volume.read_into(start, answer[len(head) :])
+        except HoldfastError as error:
+            self._outbox.take_back(answer_bytes)
+            self._refuse(request, errno_of(error), self._counters.read, error.message)
+            return
+        answer[: len(head)] = head
+
+    def _serve(self, request: Request) -> bool:
+        """Carry out a request that is no read and no write; False if the log has no room."""
+        if request.command == Command.DISC:
+            self._is_ending = True
+            return True
+        errno = self._refusal(request)
+        if errno is not None:
+            self._refuse(request, errno, self._counters.flush)
+            return True
+        try:
+            match request.command:
+                case Command.FLUSH:
+                    self._answer_durable(self._volume.last_lsn, [request], self._counters.flush)
+                case Command.TRIM | Command.WRITE_ZEROES:
+                    return self._zero(request)
+                case Command.CACHE:
+                    self._prefetch(request)
+                case _:
+                    self._tell_status(request)
+        except HoldfastError as error:
+            self._refuse(request, errno_of(error), self._counters.flush, error.message)
+        return True
+
+    def _zero(self, request: Request) -> bool:
+        start, size_bytes = request.start, request.size_bytes
+        if request.command == Command.TRIM:
+            lsn = self._volume.trim(start, size_bytes)
+        else:
+            punch = not request.flags & CommandFlag.NO_HOLE
+            lsn = self._volume.zero(start, size_bytes, punch=punch)
+        if isinstance(lsn, Stalled):
+            return False
+        if request.flags & _FUA:
+            self._answer_durable(lsn, [request], self._counters.trim)
+        else:
+            self._outbox.add(codec.pack_simple_reply(request.cookie))
+            self._count(self._counters.trim, 1, size_bytes)
+        self._running.written()
+        return True
+
+    def _prefetch(self, request: Request) -> None:
+        end = request.start + min(request.size_bytes, NBD_REQUEST_BYTES_MAX)
+        scratch = memoryview(bytearray(min(_PREFETCH_BYTES, end - request.start)))
+        for start in range(request.start, end, _PREFETCH_BYTES):
+            self._volume.read_into(start, scratch[: end - start])
+        self._outbox.add(codec.pack_simple_reply(request.cookie))
+
+    def _tell_status(self, request: Request) -> None:
+        contexts = self._agreement.contexts
+        extents_max = 1 if request.flags & CommandFlag.REQ_ONE else NBD_EXTENTS_MAX
+        told = [(context, self._status_in(context, request)) for context in contexts]
+        for index, (context, extents) in enumerate(told, 1):
+            flags = codec.CHUNK_DONE if index == len(contexts) else 0
+            self._outbox.add(
+                codec.pack_status_chunk(
+                    request.cookie, context.number, extents[:extents_max], flags
+                )
+            )
+
+    def _status_in(self, context: Context, request: Request) -> list[tuple[int, int]]:
+        start, size_bytes = request.start, request.size_bytes
+        if context.since_lsn is None:
+            extents = self._volume.allocation(start, size_bytes)
+            return [(size, _HOLE * is_hole | _ZERO * is_zero) for size, is_hole, is_zero in extents]
+        changed = self._volume.changed_since(Lsn(context.since_lsn), start, size_bytes)
+        return [(size, CHANGED if is_changed else 0) for size, is_changed in changed]
+
+    def _refusal(self, request: Request) -> Errno | None:
+        """Return why a request may not even be tried; None if it may."""
+        _, flags, command, _, start, size_bytes = request
+        known = _FLAGS_KNOWN.get(command)
+        if known is None or flags & ~known:
+            return Errno.EINVAL
+        if command == Command.FLUSH:
+            return Errno.EINVAL if start or size_bytes else None
+        if not size_bytes:
+            return Errno.EINVAL
+        if start + size_bytes > self._volume.geometry.size_bytes:
+            past_the_end = command in (Command.WRITE, Command.WRITE_ZEROES)
+            return Errno.ENOSPC if past_the_end else Errno.EINVAL
+        if command == Command.READ and size_bytes > NBD_REQUEST_BYTES_MAX:
+            return Errno.EOVERFLOW if flags & CommandFlag.DF else Errno.EINVAL
+        if command == Command.BLOCK_STATUS and not self._agreement.contexts:
+            return Errno.EINVAL
+        return None
+
+    def _answer_durable(self, lsn: Lsn, requests: list[Request], counter: OperationCounter) -> None:
+        """Answer requests once everything up to `lsn` is durable, or with why it is not."""
+        self.waiting_count += len(requests)
+        durable = partial(self._durable, requests, counter, self._began_ns)
+        self._running.sync(lsn, durable, is_alone=self._is_alone)
+
+    def _durable(
+        self,
+        requests: list[Request],
+        counter: OperationCounter,
+        began_ns: int,
+        error: HoldfastError | None,
+    ) -> None:
+        self.waiting_count -= len(requests)
+        if error is not None:
+            self._refuse_all(requests, counter, error)
+        else:
+            replies = [codec.pack_simple_reply(request.cookie) for request in requests]
+            self._outbox.add(b"".join(replies))
+            size_bytes = sum([request.size_bytes for request in requests])
+            counter.add(len(requests), size_bytes, self._running.clock.monotonic_ns() - began_ns)
+        if not self._is_advancing:
+            self._on_reply()
+
+    def _refuse_all(
+        self, requests: list[Request], counter: OperationCounter, error: HoldfastError
+    ) -> None:
+        for request in requests:
+            self._refuse(request, errno_of(error), counter, error.message)
+
+    def _refuse(
+        self, request: Request, errno: Errno, counter: OperationCounter, message: str = ""
+    ) -> None:
+        counter.errors_count += 1
+        needs_chunk = request.command in (Command.READ, Command.BLOCK_STATUS)
+        if self._is_structured and needs_chunk:
+            self._outbox.add(codec.pack_error_chunk(request.cookie, errno, message))
+        else:
+            self._outbox.add(codec.pack_simple_reply(request.cookie, errno))
+
+    def _count(self, counter: OperationCounter, count: int, size_bytes: int) -> None:
+        if count:
+            took_ns = self._running.clock.monotonic_ns() - self._began_ns
+            counter.add(count, size_bytes, took_ns)
