@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from holdfast.cli import session
 from holdfast.cli.arguments import parse_size
 from holdfast.cli.exits import Exit, exit_code
 from holdfast.cli.output import (
@@ -167,6 +168,26 @@ def scrub(name: Name, *, json: Json = False, quiet: Quiet = False) -> None:
         else:
             _print_scrub(name, found)
         return int(Exit.DAMAGED if found.damaged_bytes else Exit.DONE)
+
+    _run(command, json=json)
+
+
+@app.command()
+def inspect(name: Name, *, json: Json = False) -> None:
+    """Print what a volume's files hold: superblocks, slot map, log; a line for each thing."""
+
+    async def command(_volumes: "Volumes") -> int:
+        from holdfast.server.volumes import inspect_volume
+
+        damaged = False
+        for found in inspect_volume(state_directory(), name):
+            damaged |= bool(found.get("lost_last_lsn") or found.get("damaged_sectors"))
+            if json:
+                session.print_line(found)
+            else:
+                values = " ".join(f"{key}={found[key]}" for key in found if key != "what")
+                print(printable(f"{found['what']:<10} {values}"))
+        return int(Exit.DAMAGED if damaged else Exit.DONE)
 
     _run(command, json=json)
 
