@@ -93,6 +93,10 @@ NBD_WAITING_MAX: Final = 1024
 NBD_EXTENTS_MAX: Final = 4096
 """Extents told by one reply in one context."""
 NBD_CONNECTIONS_MAX: Final = 64
+NBD_NEGOTIATION_S: Final = 15.0
+"""Longest negotiation."""
+NBD_SILENCE_S: Final = 60.0
+"""How long a client may leave a request half sent, or its answers untaken."""
 
 assert REGISTER_BATCH_MAX <= REGISTER_QUEUE_MAX
 assert FILE_BYTES_LARGE <= BATCH_BYTES_MAX

@@ -1,4 +1,4 @@
-"""Transmission: carries out one connection's requests on a volume and packs the replies. No sockets.
+"""Transmission: carries out the requests of one connection on a volume, packs replies. No sockets.
 
 Bytes go in through the inbox, replies come out in the outbox; `advance` does what can be done now
 and tells what it waits for. Reads and writes that are under way together are carried out writes
