@@ -208,7 +208,11 @@ class Connection:
         assert session is not None
         while not self.is_closed:
             now_ns = self._moved_ns = server.clock.monotonic_ns()
-            self._wait = session.advance(now_ns, is_only_connection=server.has_one_connection)
+            try:
+                self._wait = session.advance(now_ns, is_only_connection=server.has_one_connection)
+            except MalformedError:
+                self._send()  # What came before it was carried out, and is answered.
+                raise
             self._send()
             if self._wait is Wait.OUTPUT and not self._outbox.size_bytes:
                 continue

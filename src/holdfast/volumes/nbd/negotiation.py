@@ -37,6 +37,8 @@ from holdfast.volumes.nbd.codec import (
 from holdfast.volumes.nbd.contexts import Context, choose_contexts, list_contexts
 
 PREFERRED_BLOCK_BYTES: Final = 4096
+# Plain integers: the complement of a flag of an enumeration leaves unknown bits out.
+_FLAGS_KNOWN: Final = int(HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES)
 
 
 class TlsMode(StrEnum):
@@ -143,7 +145,7 @@ class Negotiation:
             return None
         (flags,) = codec.CLIENT_FLAGS.unpack_from(self._held)
         del self._held[: codec.CLIENT_FLAGS.size]
-        if flags & ~(HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES):
+        if flags & ~_FLAGS_KNOWN:
             raise MalformedError(f"client flags {flags:#x}")
         self._is_fixed = bool(flags & HandshakeFlag.FIXED_NEWSTYLE)
         self._pads_export = not flags & HandshakeFlag.NO_ZEROES

@@ -42,15 +42,15 @@ _FUA: Final = int(CommandFlag.FUA)
 _HOLE: Final = int(AllocationFlag.HOLE)
 _ZERO: Final = int(AllocationFlag.ZERO)
 _PREFETCH_BYTES: Final = 1 * MIB
+# Plain integers: the complement of a flag of an enumeration leaves unknown bits out.
 _FLAGS_KNOWN: Final[dict[int, int]] = {
-    Command.READ: CommandFlag.FUA | CommandFlag.DF,
-    Command.WRITE: CommandFlag.FUA,
-    Command.DISC: CommandFlag.FUA,
-    Command.FLUSH: CommandFlag.FUA,
-    Command.TRIM: CommandFlag.FUA,
-    Command.CACHE: CommandFlag.FUA,
-    Command.WRITE_ZEROES: CommandFlag.FUA | CommandFlag.NO_HOLE | CommandFlag.FAST_ZERO,
-    Command.BLOCK_STATUS: CommandFlag.FUA | CommandFlag.REQ_ONE,
+    Command.READ: int(CommandFlag.FUA | CommandFlag.DF),
+    Command.WRITE: int(CommandFlag.FUA),
+    Command.FLUSH: int(CommandFlag.FUA),
+    Command.TRIM: int(CommandFlag.FUA),
+    Command.CACHE: int(CommandFlag.FUA),
+    Command.WRITE_ZEROES: int(CommandFlag.FUA | CommandFlag.NO_HOLE | CommandFlag.FAST_ZERO),
+    Command.BLOCK_STATUS: int(CommandFlag.FUA | CommandFlag.REQ_ONE),
 }
 
 
