@@ -106,7 +106,11 @@ class NbdClient:
         self.socket = socket.socket(family, socket.SOCK_STREAM)
         self.socket.settimeout(timeout_s)
         self.socket.connect(address)
-        assert self.receive(18)[:16] == codec.SERVER_MAGIC + codec.OPTION_MAGIC
+        try:
+            assert self.receive(18)[:16] == codec.SERVER_MAGIC + codec.OPTION_MAGIC
+        except BaseException:
+            self.close()
+            raise
         self.is_structured = False
         self._cookie = 0
 
