@@ -34,6 +34,8 @@ class RunningVolume:
         self.volume = volume
         self.counters = counters
         self.clock = clock
+        self.clients_count = 0
+        """Connections of all front ends; each front end counts its own in and out."""
         self._loop = asyncio.get_running_loop()
         self._committer = ThreadPoolExecutor(1, "committer")
         self._checkpointer = ThreadPoolExecutor(1, "checkpointer")
@@ -71,6 +73,11 @@ class RunningVolume:
         """Begin a checkpoint if the volume wants one; called after every batch of writes."""
         if not self._is_checkpointing and self.volume.wants_checkpoint():
             self._begin_checkpoint()
+
+    @property
+    def has_one_client(self) -> bool:
+        """Whether nobody else can have to wait for what is done for one."""
+        return self.clients_count == 1
 
     @property
     def is_stalled(self) -> bool:

@@ -51,11 +51,6 @@ class Surroundings(Protocol):
     tls_context: ssl.SSLContext | None
     tls_mode: TlsMode
 
-    @property
-    def has_one_connection(self) -> bool:
-        """Whether nobody else can have to wait."""
-        ...
-
     def ask_growth(self, connection: "Connection") -> None:
         """Have `grow` called now, or once there is memory for it."""
         ...
@@ -145,6 +140,11 @@ class Connection:
         self._inbox.grow()
         self._read(True)
 
+    def _shrink(self) -> None:
+        self._has_grown = False
+        self._inbox.room()
+        self._server.ungrow(self)
+
     def _guard(self, step: Callable[[], None]) -> None:
         """Do a step; whatever it meets ends this connection and no other."""
         try:
@@ -174,9 +174,6 @@ class Connection:
     def _fill(self) -> bool:
         """Receive what there is; False if nothing came."""
         room = self._inbox.room()
-        if self._has_grown and not self._inbox.is_grown:
-            self._has_grown = False
-            self._server.ungrow(self)
         try:
             size_bytes = self._socket.recv_into(room)
             if not size_bytes:
@@ -209,7 +206,7 @@ class Connection:
         while not self.is_closed:
             now_ns = self._moved_ns = server.clock.monotonic_ns()
             try:
-                self._wait = session.advance(now_ns, is_only_connection=server.has_one_connection)
+                self._wait = session.advance(now_ns, is_only_client=server.running.has_one_client)
             except MalformedError:
                 self._send()  # What came before it was carried out, and is answered.
                 raise
@@ -222,6 +219,8 @@ class Connection:
         self._read(self._wait is Wait.INPUT and not self._inbox.needs_growth)
         match self._wait:
             case Wait.INPUT:
+                if self._has_grown and not self._inbox.is_mid_request:
+                    self._shrink()
                 if self._inbox.needs_growth and not self._waits_for_growth:
                     self._waits_for_growth = True
                     server.ask_growth(self)

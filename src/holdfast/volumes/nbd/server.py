@@ -78,11 +78,6 @@ class NbdServer:
         """How many clients there are now."""
         return len(self._connections)
 
-    @property
-    def has_one_connection(self) -> bool:
-        """Whether nobody else can have to wait."""
-        return len(self._connections) == 1
-
     async def stop(self) -> None:
         """Take nothing more, answer what was taken, hang up."""
         for listener in self._listeners:
@@ -100,7 +95,9 @@ class NbdServer:
 
     def forget(self, connection: Connection) -> None:
         """Take note of a connection's end."""
-        self._connections.discard(connection)
+        if connection in self._connections:
+            self._connections.remove(connection)
+            self.running.clients_count -= 1
         if connection in self._wants_growth:
             self._wants_growth.remove(connection)
         self.ungrow(connection)
@@ -147,6 +144,7 @@ class NbdServer:
                 continue
             connection = Connection(accepted, self)
             self._connections.add(connection)
+            self.running.clients_count += 1
             self.running.counters.connections_count += 1
             connection.begin()
 

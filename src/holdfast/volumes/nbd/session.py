@@ -106,7 +106,7 @@ class Session:
         self._is_alone = False
         self.waiting_count = 0
 
-    def advance(self, now_ns: int, *, is_only_connection: bool = False) -> Wait:
+    def advance(self, now_ns: int, *, is_only_client: bool = False) -> Wait:
         """Carry out what can be carried out now.
 
         Raises:
@@ -115,7 +115,7 @@ class Session:
         """
         self._is_advancing = True
         try:
-            return self._advance(now_ns, is_only_connection)
+            return self._advance(now_ns, is_only_client)
         finally:
             self._is_advancing = False
 
@@ -128,7 +128,7 @@ class Session:
             self._refuse(self._other, errno, self._counters.trim)
             self._other = None
 
-    def _advance(self, now_ns: int, is_only_connection: bool) -> Wait:
+    def _advance(self, now_ns: int, is_only_client: bool) -> Wait:
         served_count = 0
         while True:
             if self._writes and not self._write():
@@ -152,7 +152,7 @@ class Session:
             self._writes, self._reads, self._other = batch
             self._began_ns = now_ns
             served_count += len(self._writes) + len(self._reads) + 1
-            self._is_alone = is_only_connection and served_count <= 2
+            self._is_alone = is_only_client and served_count <= 2
 
     def _write(self) -> bool:
         """Carry out the writes as one run; False if the log has no room."""
