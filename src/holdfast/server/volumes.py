@@ -15,18 +15,28 @@ import ipaddress
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from holdfast.errors import DeniedError, UnavailableError
+from holdfast.model.ids import parse_volume_name
 from holdfast.ports import Clock
-from holdfast.server.volume_process import Orders, Report, TlsFiles, create_files, stored_size
+from holdfast.server.volume_process import (
+    Orders,
+    Report,
+    TlsFiles,
+    create_files,
+    open_files_to_read,
+    used_bytes,
+)
 from holdfast.stores.system import SystemClock, SystemEntropy
 from holdfast.volumes.catalog import Catalog
 from holdfast.volumes.control import error_of_problem
+from holdfast.volumes.engine.superblocks import newest_superblock
+from holdfast.volumes.inspecting import Found, inspect_files
 from holdfast.volumes.model import Preset
 from holdfast.volumes.service import StoredSize, Surroundings, Volumes
 from holdfast.volumes.supervision import DataProcess, ServeRequest, Supervisor
@@ -88,6 +98,7 @@ class _Starter:
             is_offline=self._is_offline,
             listen=request.listen,
             socket_path=request.socket_path or str(place.nbd_socket),
+            spin_us=request.spin_us,
             tls=self._tls,
         )
         process = await asyncio.create_subprocess_exec(
@@ -119,7 +130,12 @@ class _Store:
 
     def size(self, directory: Path) -> StoredSize:
         """See VolumeStore."""
-        return stored_size(directory)
+        files = open_files_to_read(directory)
+        try:
+            geometry = newest_superblock(files.meta).geometry
+        finally:
+            files.close()
+        return StoredSize(size_bytes=geometry.size_bytes, used_bytes=used_bytes(directory))
 
 
 def system_clock() -> Clock:
@@ -139,6 +155,16 @@ def open_volumes(state: Path, tls: TlsFiles | None = None) -> Volumes:
             start_offline=_Starter(catalog, None, is_offline=True),
         )
     )
+
+
+def inspect_volume(state: Path, name: str) -> Iterator[Found]:
+    """Yield what the files of a volume hold; see volumes/inspecting.py."""
+    catalog = Catalog(state / "volumes", SystemClock(), SystemEntropy())
+    files = open_files_to_read(catalog.find(parse_volume_name(name)).directory)
+    try:
+        yield from inspect_files(files)
+    finally:
+        files.close()
 
 
 async def serve_volumes(

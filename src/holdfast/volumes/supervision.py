@@ -38,6 +38,8 @@ class ServeRequest:
     """Addresses and ports of TCP; port 0 is any free one."""
     socket_path: str | None = None
     """Of the unix socket for NBD; the one in the volume's directory unless given."""
+    spin_us: int = 0
+    """How long to look for the next request before sleeping; see NbdServer."""
 
 
 class DataProcess(Protocol):
