@@ -1,0 +1,188 @@
+"""Carries a frozen map home: data into its slots, checks, the table; then a superblock.
+
+Order and the crash each step survives:
+
+1. The log is flushed up to the checkpoint before anything at home changes: what stands at home is
+   never newer than what a recovery finds in the log.
+2. Data and checks are written and flushed before the table refers to new slots. Power lost here
+   leaves blocks that do not match their checks; the log still holds every one of them.
+3. The table is written and flushed. Power lost here leaves old and new entries; replaying the log
+   over either gives the same.
+4. The superblock is written and flushed by a second job, and only then the segment and the slots
+   that were replaced are free. Power lost before that replays the segment again.
+
+Invariants:
+
+1. A checkpoint is a true prefix: exactly the changes up to its LSN.
+2. What is carried home is compared with the check taken when it was written; rot in the log stops
+   the checkpoint and is not carried home.
+3. Running one again after it failed, or after a crash, gives the same.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from holdfast.ports import Buffer
+from holdfast.volumes.engine.apply import Maps
+from holdfast.volumes.engine.checks import CheckPages, damaged
+from holdfast.volumes.engine.dirty import CHECK_MASK, NOWHERE, ZERO, DirtyMap
+from holdfast.volumes.engine.files import SyncJob, VolumeFiles
+from holdfast.volumes.engine.formats import SECTOR_SLOTS, block_check
+from holdfast.volumes.engine.slots import Allocator, SlotTable
+from holdfast.volumes.model import BLOCK_BYTES, Lsn
+
+_WINDOW_BITS: Final = 22
+"""The log is read in windows of 4 MiB."""
+_PARTS_MAX: Final = 512
+_PAGES_MAX: Final = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointPlan:
+    """Where the slots of a frozen map go."""
+
+    lsn: Lsn
+    frozen: DirtyMap
+    moves: dict[int, int]
+    """Slots whose physical slot changes: to which, or NOWHERE."""
+    fresh: frozenset[int]
+    """Physical slots taken for this checkpoint; their blocks read as zeros until written."""
+
+
+def plan_checkpoint(maps: Maps, allocator: Allocator, lsn: Lsn) -> CheckpointPlan:
+    """Choose homes for the frozen map; takes slots from the allocator."""
+    frozen = maps.frozen
+    assert frozen is not None
+    slot_blocks = frozen.geometry.slot_blocks
+    moves: dict[int, int] = {}
+    homeless: list[int] = []
+    for shard in frozen.shards.values():
+        moves.update({slot: placed.physical for slot, placed in shard.slots.items()})
+        for slot in {block // slot_blocks for block, e in shard.blocks.items() if e != ZERO}:
+            if moves.get(slot, maps.table.physical(slot)) < 0:
+                homeless.append(slot)
+    homeless.sort()
+    fresh = allocator.take(len(homeless))
+    moves.update(zip(homeless, fresh, strict=True))
+    return CheckpointPlan(lsn=lsn, frozen=frozen, moves=moves, fresh=frozenset(fresh))
+
+
+class CheckpointJob:
+    """Steps 1 to 3 of the order above."""
+
+    def __init__(
+        self, files: VolumeFiles, plan: CheckpointPlan, table: SlotTable, sync: SyncJob | None
+    ) -> None:
+        self.files = files
+        self.plan = plan
+        self.sync = sync
+        self.changes: dict[int, int] = {}
+        """Physical slot of every slot that has a change."""
+        self.pages = CheckPages(files.checks, _PAGES_MAX)
+        self._table = table
+        self._slot_blocks = plan.frozen.geometry.slot_blocks
+
+    def run(self) -> None:
+        """See Job.run."""
+        if self.sync is not None:
+            self.sync.run()
+        windows = self._place_checks()
+        for number in sorted(windows):
+            self._carry(number << _WINDOW_BITS, sorted(windows[number]))
+        self.files.extent.fdatasync()
+        self.pages.flush()
+        self.files.checks.fdatasync()
+        sectors = {slot // SECTOR_SLOTS for slot in self.changes}
+        self._table.write_sectors(self.files.slots, sectors, self.changes, self.plan.lsn)
+        self.files.slots.fdatasync()
+
+    def _place_checks(self) -> dict[int, list[tuple[int, int, int]]]:
+        """Set the checks; return for each window of the log (physical block, block, entry)."""
+        plan, pages, slot_blocks = self.plan, self.pages, self._slot_blocks
+        windows: dict[int, list[tuple[int, int, int]]] = {}
+        for physical in sorted(plan.fresh):
+            self._set_checks(physical, (0,) * slot_blocks)
+        for number in sorted(plan.frozen.shards):
+            shard = plan.frozen.shards[number]
+            for slot, placed in shard.slots.items():
+                self.changes[slot] = plan.moves[slot]
+                if placed.physical != NOWHERE:
+                    self._set_checks(placed.physical, placed.checks)
+            for block, entry in shard.blocks.items():
+                slot, at = divmod(block, slot_blocks)
+                physical = self.changes.get(slot)
+                if physical is None:
+                    physical = plan.moves.get(slot, self._table.physical(slot))
+                    self.changes[slot] = physical
+                if physical < 0:
+                    continue
+                index = physical * slot_blocks + at
+                if entry == ZERO:
+                    pages.put(index, 0)
+                    continue
+                pages.put(index, entry & CHECK_MASK)
+                window = entry >> 32 + _WINDOW_BITS
+                windows.setdefault(window, []).append((index, block, entry))
+        return windows
+
+    def _set_checks(self, physical: int, checks: tuple[int, ...]) -> None:
+        first = physical * self._slot_blocks
+        for at, check in enumerate(checks):
+            self.pages.put(first + at, check)
+
+    def _carry(self, base: int, entries: list[tuple[int, int, int]]) -> None:
+        """Copy blocks that lie in a window of the log to their places, in the order of these."""
+        low = min(entry >> 32 for _, _, entry in entries)
+        high = max(entry >> 32 for _, _, entry in entries) + BLOCK_BYTES
+        assert low >= base
+        view = memoryview(bytearray(high - low))
+        self.files.log.pread_into(view, low)
+        parts: list[Buffer] = []
+        first = 0
+        for index, block, entry in entries:
+            at = (entry >> 32) - low
+            data = view[at : at + BLOCK_BYTES]
+            if block_check(data, block * BLOCK_BYTES) != entry & CHECK_MASK:
+                raise damaged(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES, "log")
+            if parts and (index != first + len(parts) or len(parts) == _PARTS_MAX):
+                self.files.extent.pwritev(parts, first * BLOCK_BYTES)
+                parts = []
+            if not parts:
+                first = index
+            parts.append(data)
+        self.files.extent.pwritev(parts, first * BLOCK_BYTES)
+
+
+class PublishJob:
+    """Step 4: flushes the superblock that names the checkpoint, then gives back trimmed space."""
+
+    def __init__(
+        self,
+        files: VolumeFiles,
+        lsn: Lsn,
+        *,
+        released: list[int],
+        trimmed: list[int],
+        slot_bytes: int,
+    ) -> None:
+        self.files = files
+        self.lsn = lsn
+        self.released = released
+        """Physical slots that are free once this has run."""
+        self._trimmed = trimmed
+        self._slot_bytes = slot_bytes
+
+    def run(self) -> None:
+        """See Job.run."""
+        self.files.meta.fdatasync()
+        begin = end = -1
+        for physical in sorted(self._trimmed):
+            if physical != end:
+                self._punch(begin, end)
+                begin = physical
+            end = physical + 1
+        self._punch(begin, end)
+
+    def _punch(self, begin: int, end: int) -> None:
+        if begin >= 0:
+            self.files.extent.punch(begin * self._slot_bytes, end * self._slot_bytes)

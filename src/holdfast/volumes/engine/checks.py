@@ -1,0 +1,92 @@
+"""Checks at rest: 32 bits for each block of each physical slot; 0: never written, reads as zeros.
+
+Kept in a file, 4 bytes a block, in pages of 1024 of which a bounded number is held in memory. The
+owner reads; a checkpoint writes through pages of its own, and the owner then forgets those.
+
+1. A block read from the extent file is compared with its check, always; a mismatch is an error that
+   names the range, never data.
+"""
+
+from typing import Final
+
+from holdfast.errors import IntegrityError
+from holdfast.ports import BlockFile
+from holdfast.volumes.engine.formats import block_check
+from holdfast.volumes.model import BLOCK_BYTES
+
+PAGE_CHECKS: Final = 1024
+_PAGE_BYTES: Final = 4 * PAGE_CHECKS
+PAGES_MAX: Final = 4096
+"""Pages held: 16 MiB, the checks of 16 GiB."""
+_ZEROS: Final = bytes(BLOCK_BYTES)
+
+
+class CheckPages:
+    """Pages of the checks file; `dirty` ones are written by `flush`."""
+
+    def __init__(self, file: BlockFile, pages_max: int = PAGES_MAX) -> None:
+        self.file = file
+        self.pages_max = pages_max
+        self.pages: dict[int, memoryview] = {}
+        self.dirty: set[int] = set()
+        self.touched: set[int] = set()
+        """Every page that was ever written here."""
+
+    def page(self, number: int) -> memoryview:
+        """Return a page as 1024 numbers."""
+        page = self.pages.get(number)
+        if page is None:
+            if len(self.pages) >= self.pages_max:
+                self.flush()
+                self.pages.pop(next(iter(self.pages)))
+            data = memoryview(bytearray(_PAGE_BYTES))
+            self.file.pread_into(data, number * _PAGE_BYTES)
+            page = self.pages[number] = data.cast("I")
+        return page
+
+    def get(self, index: int, count: int) -> list[int]:
+        """Return the checks of `count` blocks from physical block `index`; of one page."""
+        at = index % PAGE_CHECKS
+        return self.page(index // PAGE_CHECKS)[at : at + count].tolist()
+
+    def put(self, index: int, check: int) -> None:
+        """Change the check of a physical block."""
+        number, at = divmod(index, PAGE_CHECKS)
+        self.page(number)[at] = check
+        self.dirty.add(number)
+
+    def flush(self) -> None:
+        """Write what was changed; not durable before the file is flushed."""
+        for number in sorted(self.dirty):
+            self.file.pwrite(self.pages[number].cast("B"), number * _PAGE_BYTES)
+        self.touched |= self.dirty
+        self.dirty.clear()
+
+    def forget(self, numbers: set[int]) -> None:
+        """Drop pages that someone else wrote."""
+        for number in numbers:
+            self.pages.pop(number, None)
+
+
+def verify_blocks(view: memoryview, start: int, checks: list[int], place: str) -> None:
+    """Compare blocks just read, of the volume from `start`, with their checks; zero those of 0."""
+    at = 0
+    for check in checks:
+        block = view[at : at + BLOCK_BYTES]
+        if not check:
+            block[:] = _ZEROS
+        elif block_check(block, start + at) != check:
+            raise damaged(start + at, start + at + BLOCK_BYTES, place)
+        at += BLOCK_BYTES
+
+
+def damaged(start: int, end: int, place: str) -> IntegrityError:
+    """Return the error of bytes of a volume that are not what was written."""
+    return IntegrityError(
+        f"bytes {start} to {end} of the volume are damaged in its {place} file",
+        code="block-damaged",
+        advice="restore this range from a copy or a checkpoint; writing it anew also heals it",
+        start=start,
+        end=end,
+        place=place,
+    )
