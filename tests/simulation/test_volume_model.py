@@ -2,7 +2,7 @@
 
 Method: a random machine of changes, syncs and checkpoints over a simulated disk, beside an oracle;
 power is cut at any write or flush, any subset of unflushed sectors survives, opening is cut too,
-and the machine goes on and crashes again. Half the log holds seven blocks, so it wraps all the time.
+and the machine goes on and crashes again. Half the log holds seven blocks, so it always wraps.
 
 Cites invariants 1-5, 7-11, 13, 15-18, 22, 23 of volumes/engine/volume.py.
 """

@@ -94,5 +94,5 @@ def wants_checkpoint(active_fraction: float, *, age_ns: int, interval_ns: int) -
 
 
 def lease_end_ns(sent_ns: int, ttl_ns: int) -> int:
-    """Return when a lease that was asked for at `sent_ns` (own monotonic clock) ends for its holder."""
+    """Return when a lease asked for at `sent_ns`, of the holder's clock, ends for its holder."""
     return sent_ns + int(ttl_ns * (1 - 2 * CLOCK_RATE_ERROR))

@@ -4,9 +4,18 @@
 2. A placed slot that a later change of the same map covers is not looked at again.
 """
 
+from array import array
 from collections.abc import Iterator
 
-from holdfast.volumes.engine.dirty import NOWHERE, ZERO, DirtyMap, Placed, edge_blocks, split_slots
+from holdfast.volumes.engine.dirty import (
+    NO_CHECKS,
+    NOWHERE,
+    ZERO,
+    DirtyMap,
+    Placed,
+    edge_blocks,
+    split_slots,
+)
 from holdfast.volumes.engine.formats import Record, RecordKind, block_check, placed_entry
 from holdfast.volumes.engine.slots import SlotTable
 from holdfast.volumes.model import BLOCK_BYTES, Geometry
@@ -39,7 +48,7 @@ class Maps:
         first, last = split_slots(geometry, start, end)
         for slot in range(first, last):
             if not self.is_empty(slot):
-                self.active.put_slot(slot, Placed(NOWHERE, (), lsn))
+                self.active.put_slot(slot, Placed(NOWHERE, NO_CHECKS, lsn))
         for block in edge_blocks(geometry, start, end):
             if not self.is_empty(block // geometry.slot_blocks):
                 self.active.put_block(block, ZERO)
@@ -63,7 +72,7 @@ class Maps:
                 first = record.start // geometry.slot_bytes
                 data = payload[record.data_at : record.data_at + record.data_bytes]
                 for index, entry in enumerate(placed_entry(geometry).iter_unpack(data)):
-                    placed = Placed(entry[0], tuple(entry[1:]), record.lsn)
+                    placed = Placed(entry[0], array("I", entry[1:]), record.lsn)
                     self.active.put_slot(first + index, placed)
 
     def freeze(self, geometry: Geometry) -> None:

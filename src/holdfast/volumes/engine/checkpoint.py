@@ -19,6 +19,7 @@ Invariants:
 3. Running one again after it failed, or after a crash, gives the same.
 """
 
+from array import array
 from dataclasses import dataclass
 from typing import Final
 
@@ -58,9 +59,8 @@ def plan_checkpoint(maps: Maps, allocator: Allocator, lsn: Lsn) -> CheckpointPla
     homeless: list[int] = []
     for shard in frozen.shards.values():
         moves.update({slot: placed.physical for slot, placed in shard.slots.items()})
-        for slot in {block // slot_blocks for block, e in shard.blocks.items() if e != ZERO}:
-            if moves.get(slot, maps.table.physical(slot)) < 0:
-                homeless.append(slot)
+        slots = {block // slot_blocks for block, e in shard.blocks.items() if e != ZERO}
+        homeless.extend(slot for slot in slots if moves.get(slot, maps.table.physical(slot)) < 0)
     homeless.sort()
     fresh = allocator.take(len(homeless))
     moves.update(zip(homeless, fresh, strict=True))
@@ -100,20 +100,20 @@ class CheckpointJob:
         """Set the checks; return for each window of the log (physical block, block, entry)."""
         plan, pages, slot_blocks = self.plan, self.pages, self._slot_blocks
         windows: dict[int, list[tuple[int, int, int]]] = {}
+        unwritten = array("I", bytes(4 * slot_blocks))
         for physical in sorted(plan.fresh):
-            self._set_checks(physical, (0,) * slot_blocks)
+            pages.put_many(physical * slot_blocks, unwritten)
         for number in sorted(plan.frozen.shards):
             shard = plan.frozen.shards[number]
             for slot, placed in shard.slots.items():
                 self.changes[slot] = plan.moves[slot]
                 if placed.physical != NOWHERE:
-                    self._set_checks(placed.physical, placed.checks)
+                    pages.put_many(placed.physical * slot_blocks, placed.checks)
             for block, entry in shard.blocks.items():
                 slot, at = divmod(block, slot_blocks)
-                physical = self.changes.get(slot)
-                if physical is None:
-                    physical = plan.moves.get(slot, self._table.physical(slot))
-                    self.changes[slot] = physical
+                if slot not in self.changes:
+                    self.changes[slot] = plan.moves.get(slot, self._table.physical(slot))
+                physical = self.changes[slot]
                 if physical < 0:
                     continue
                 index = physical * slot_blocks + at
@@ -124,11 +124,6 @@ class CheckpointJob:
                 window = entry >> 32 + _WINDOW_BITS
                 windows.setdefault(window, []).append((index, block, entry))
         return windows
-
-    def _set_checks(self, physical: int, checks: tuple[int, ...]) -> None:
-        first = physical * self._slot_blocks
-        for at, check in enumerate(checks):
-            self.pages.put(first + at, check)
 
     def _carry(self, base: int, entries: list[tuple[int, int, int]]) -> None:
         """Copy blocks that lie in a window of the log to their places, in the order of these."""

@@ -7,6 +7,8 @@ owner reads; a checkpoint writes through pages of its own, and the owner then fo
    names the range, never data.
 """
 
+from array import array
+from collections.abc import Sequence
 from typing import Final
 
 from holdfast.errors import IntegrityError
@@ -55,6 +57,12 @@ class CheckPages:
         self.page(number)[at] = check
         self.dirty.add(number)
 
+    def put_many(self, index: int, checks: "array[int]") -> None:
+        """Change the checks of blocks from physical block `index`; of one page."""
+        number, at = divmod(index, PAGE_CHECKS)
+        self.page(number)[at : at + len(checks)] = memoryview(checks)
+        self.dirty.add(number)
+
     def flush(self) -> None:
         """Write what was changed; not durable before the file is flushed."""
         for number in sorted(self.dirty):
@@ -68,7 +76,7 @@ class CheckPages:
             self.pages.pop(number, None)
 
 
-def verify_blocks(view: memoryview, start: int, checks: list[int], place: str) -> None:
+def verify_blocks(view: memoryview, start: int, checks: Sequence[int], place: str) -> None:
     """Compare blocks just read, of the volume from `start`, with their checks; zero those of 0."""
     at = 0
     for check in checks:

@@ -9,6 +9,7 @@ entry is newer than that of its slot. Not here: what lies at home (slots.py, che
    only when this map's checkpoint is published: until then a recovery may still need it.
 """
 
+from array import array
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -21,13 +22,14 @@ ZERO: Final = -1
 """Entry of a block that reads as zeros. Others: offset in the log << 32 | check."""
 NOWHERE: Final = -1
 """Physical slot of a slot that reads as zeros and has no space."""
+NO_CHECKS: Final = array("I")
 
 
 class Placed(NamedTuple):
     """Newest change of a whole slot: where its data stands, and the checks of its blocks."""
 
     physical: int
-    checks: tuple[int, ...]
+    checks: "array[int]"
     """Empty if `physical` is NOWHERE."""
     lsn: int
 

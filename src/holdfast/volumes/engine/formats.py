@@ -9,6 +9,7 @@ Little-endian throughout. Digests are XXH3-64. Not here: where things are writte
 3. A sector of the slot table is bound to its number, a block's check to its address in the volume.
 """
 
+import sys
 from array import array
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -44,12 +45,14 @@ SECTOR_BYTES: Final = 512
 SECTOR_SLOTS: Final = 63
 _SECTOR_BODY: Final = SECTOR_SLOTS * 8
 _U64: Final = Struct("<Q")
+PHYSICAL: Final = Struct("<I")
 _U32_MAX: Final = 0xFFFFFFFF
 _U64_MAX: Final = 0xFFFFFFFFFFFFFFFF
 LSN_MAX: Final = (1 << 40) - 1
 """Largest LSN: the slot table keeps them in units of 256, in 32 bits."""
 
 assert RECORD_HEADER_BYTES == 28
+assert sys.byteorder == "little", "arrays of checks are written as they stand in memory"
 assert BATCH_HEADER_BYTES == 96 - 8
 assert _HINT.size + 8 == HINT_BYTES
 
@@ -193,8 +196,8 @@ class BatchHeader(NamedTuple):
     epoch: int
     durable_lsn: int
     checkpoint_lsn: int
-    count: int
-    """Of records; 0: a mark made when the volume was opened, its payload a nonce."""
+    records_count: int
+    """0: a mark made when the volume was opened, its payload a nonce."""
     payload_bytes: int
     payload_digest: int
     previous: int
@@ -203,7 +206,7 @@ class BatchHeader(NamedTuple):
     @property
     def last_lsn(self) -> Lsn:
         """LSN of the last record; of the last before it for a mark."""
-        return Lsn(self.first_lsn + self.count - 1)
+        return Lsn(self.first_lsn + self.records_count - 1)
 
 
 def encode_batch_header(header: BatchHeader) -> tuple[bytes, int]:
@@ -216,7 +219,7 @@ def encode_batch_header(header: BatchHeader) -> tuple[bytes, int]:
 def decode_batch_header(data: Buffer, offset: int = 0) -> tuple[BatchHeader, int] | None:
     """Return the header at `offset` and its digest, or None."""
     view = memoryview(data)[offset : offset + BATCH_HEADER_BYTES]
-    if len(view) != BATCH_HEADER_BYTES or view[:8] != BATCH_MAGIC:
+    if len(view) != BATCH_HEADER_BYTES or bytes(view[:8]) != BATCH_MAGIC:
         return None
     digest = xxh3_64_intdigest(view[:-8])
     if _U64.unpack(view[-8:])[0] != digest:
@@ -245,7 +248,7 @@ def decode_records(payload: memoryview, header: BatchHeader, geometry: Geometry)
     """Return the records of a batch whose digest was right; ValueError if they make no sense."""
     records = []
     at = 0
-    for index in range(header.count):
+    for index in range(header.records_count):
         if at + RECORD_HEADER_BYTES > len(payload):
             raise ValueError("a record begins behind its batch")
         lsn, start, size_bytes, number, _ = RECORD.unpack_from(payload, at)

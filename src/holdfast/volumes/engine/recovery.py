@@ -122,7 +122,7 @@ class LogReader:
             records = decode_records(payload, header, self._superblock.geometry)
         except ValueError:
             return None
-        if not header.count and header.payload_bytes != NONCE_BYTES:
+        if not header.records_count and header.payload_bytes != NONCE_BYTES:
             return None
         return FoundBatch(header, digest, offset, payload, records)
 

@@ -175,10 +175,10 @@ class Volume:
         if not self.stale_reads:
             self.authority.check()
         size_bytes = len(buffer)
-        if size_bytes == BLOCK_BYTES and not start & BLOCK_BYTES - 1:
-            if 0 <= start < self.geometry.size_bytes:
-                self.reader.read_block(start, buffer)
-                return
+        is_block = size_bytes == BLOCK_BYTES and not start & BLOCK_BYTES - 1
+        if is_block and 0 <= start < self.geometry.size_bytes:
+            self.reader.read_block(start, buffer)
+            return
         self.writer.check_range(start, size_bytes, REQUEST_BYTES_MAX)
         head = start % BLOCK_BYTES
         if not head and not size_bytes % BLOCK_BYTES:
@@ -341,6 +341,15 @@ class Volume:
         self._frozen_lsn = self.log.last_lsn
         self.log.rotate()
         self.maps.freeze(self.geometry)
+
+    @property
+    def is_carrying(self) -> bool:
+        """Whether a job of a checkpoint is under way."""
+        return self._carrying is not None
+
+    def use_geometry(self, geometry: Geometry) -> None:
+        """Take a larger size that the superblock has already."""
+        self.geometry = self.writer.geometry = geometry
 
     def write_superblock(self, **changes: object) -> None:
         """Write the next superblock and flush it, in the owner; a failure poisons and is raised."""

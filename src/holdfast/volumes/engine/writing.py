@@ -11,6 +11,7 @@ space, or a record whose data recovery finds missing (opening.py); never half a 
 4. Requests outside the volume, of no bytes or too many, are refused before anything changes.
 """
 
+from array import array
 from typing import Final
 
 from xxhash import xxh3_64_intdigest
@@ -22,6 +23,7 @@ from holdfast.volumes.engine.dirty import CHECK_MASK, SHARD_BITS, Placed, Shard
 from holdfast.volumes.engine.files import VolumeFiles
 from holdfast.volumes.engine.formats import (
     BATCH_HEADER_BYTES,
+    PHYSICAL,
     RECORD,
     RECORD_HEADER_BYTES,
     RecordKind,
@@ -82,7 +84,7 @@ class Writer:
             if BATCH_HEADER_BYTES + end - first <= log.segment_bytes:
                 return _LOG_FULL
             return self._slow_run(run)
-        lsn = log.last_lsn
+        lsn: int = log.last_lsn
         shift = log.payload_at() - first
         last_start = self.geometry.size_bytes - BLOCK_BYTES
         pack = RECORD.pack_into
@@ -261,7 +263,7 @@ class Writer:
             return stalled
         slot_bytes = self.geometry.slot_bytes
         physicals = self.allocator.take(last - first)
-        checks = (0,) * self.geometry.slot_blocks
+        checks = array("I", bytes(4 * self.geometry.slot_blocks))
         placed = [(physical, checks) for physical in physicals]
         batch = _Batch(self.log)
         try:
@@ -282,7 +284,7 @@ class Writer:
 
     def _place(
         self, first: int, data: memoryview, physicals: list[int]
-    ) -> list[tuple[int, tuple[int, ...]]]:
+    ) -> list[tuple[int, "array[int]"]]:
         """Write whole slots into free space; return where, and the checks of their blocks."""
         slot_bytes = self.geometry.slot_bytes
         self.placed_writes += 1
@@ -292,21 +294,25 @@ class Writer:
             self.files.extent.pwrite(data[at : at + size_bytes], begin * slot_bytes)
             at += size_bytes
         start = first * slot_bytes
-        checks = [
-            xxh3_64_intdigest(data[at : at + BLOCK_BYTES], start + at) & CHECK_MASK or 1
-            for at in range(0, len(data), BLOCK_BYTES)
-        ]
+        digest = xxh3_64_intdigest
+        checks = array("I")
+        checks.extend(
+            [
+                digest(data[at : at + BLOCK_BYTES], start + at) & CHECK_MASK or 1
+                for at in range(0, len(data), BLOCK_BYTES)
+            ]
+        )
         blocks = self.geometry.slot_blocks
         return [
-            (physical, tuple(checks[index * blocks : (index + 1) * blocks]))
+            (physical, checks[index * blocks : (index + 1) * blocks])
             for index, physical in enumerate(physicals)
         ]
 
-    def _describe(self, placed: list[tuple[int, tuple[int, ...]]]) -> bytes:
-        pack = placed_entry(self.geometry).pack
-        return b"".join([pack(physical, *checks) for physical, checks in placed])
+    def _describe(self, placed: list[tuple[int, "array[int]"]]) -> bytes:
+        pack = PHYSICAL.pack
+        return b"".join([pack(physical) + checks.tobytes() for physical, checks in placed])
 
-    def _put_placed(self, first: int, placed: list[tuple[int, tuple[int, ...]]], lsn: int) -> None:
+    def _put_placed(self, first: int, placed: list[tuple[int, "array[int]"]], lsn: int) -> None:
         for index, (physical, checks) in enumerate(placed):
             self.maps.active.put_slot(first + index, Placed(physical, checks, lsn))
 
