@@ -146,7 +146,7 @@ class NbdClient:
     def ask(self, message: bytes) -> list[OptionAnswer]:
         """Send an option; return its replies."""
         self.send(message)
-        answers = []
+        answers: list[OptionAnswer] = []
         while not answers or answers[-1].kind in (2, 3, 4):
             head = self.receive(codec.OPTION_REPLY.size)
             _, number, kind, size = codec.OPTION_REPLY.unpack(head)

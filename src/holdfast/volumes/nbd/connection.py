@@ -390,7 +390,7 @@ class Connection:
             self._loop.call_soon(self._on_turn)
 
     def _read(self, wanted: bool) -> None:
-        if wanted is not self._is_reading:
+        if wanted is not self._is_reading and not (wanted and self.is_closed):
             self._is_reading = wanted
             if wanted:
                 self._loop.add_reader(self._socket.fileno(), self._on_readable)
@@ -398,7 +398,7 @@ class Connection:
                 self._loop.remove_reader(self._socket.fileno())
 
     def _write(self, wanted: bool) -> None:
-        if wanted is not self._is_writing:
+        if wanted is not self._is_writing and not (wanted and self.is_closed):
             self._is_writing = wanted
             if wanted:
                 self._loop.add_writer(self._socket.fileno(), self._on_writable)

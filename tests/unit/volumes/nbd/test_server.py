@@ -131,6 +131,18 @@ def test_client_that_takes_no_answers_holds_up_nobody(clients: Clients) -> None:
     assert busy.read(0, 4096) == A
 
 
+def test_who_hangs_up_at_once_breaks_nothing(served: NbdServerThread, clients: Clients) -> None:
+    def connect() -> None:
+        for _ in range(50):
+            with socket.socket(socket.AF_UNIX) as one:
+                one.connect(served.socket_path)
+
+    # The server accepts them only after they have gone.
+    served.call(connect)
+
+    clients().start("disk")
+
+
 def test_half_a_write_never_happens(served: NbdServerThread, clients: Clients) -> None:
     client = clients()
     client.start("disk")

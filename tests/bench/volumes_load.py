@@ -1,0 +1,270 @@
+"""Measures one server of NBD under one load and writes the figure into $SAMPLE.
+
+Usage: python -m tests.bench.volumes_load SERVER LOAD FIGURE DIRECTORY
+
+Starts the server on a fresh volume in DIRECTORY, fills it, and drives it for a few seconds. FIGURE
+is `time`: seconds that the load's requests take, per 100,000 of them; or `p99.9`, `flush` or
+`latency`: seconds of one request. The CPU time beside it is that of the server alone, for as many
+requests. Starting and filling are not measured.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from tests.bench.nbd_blast import blast, connect, fill
+
+MIB = 1 << 20
+COUNT = 100_000
+VOLUME_BYTES = int(os.environ.get("BENCH_VOLUME_MIB", "1024")) * MIB
+SECONDS = float(os.environ.get("BENCH_SECONDS", "5"))
+TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+NAME = "disk"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What a client asks: arguments of fio, or batches of the blasting client."""
+
+    fio: str = ""
+    batch_count: int = 0
+    writes: bool = True
+    seconds: float = SECONDS
+    client_core: int | None = None
+    server_core: int | None = None
+    disturb: str = ""
+    """`api`: ask `holdfast volumes show` all the time."""
+
+
+_RANDOM = "--bs=4k --norandommap --randrepeat=0"
+LOADS = {
+    "write-qd32": Load(fio=f"--rw=randwrite {_RANDOM} --iodepth=32"),
+    "read-qd32": Load(fio=f"--rw=randread {_RANDOM} --iodepth=32"),
+    "write-qd32x4": Load(
+        fio=f"--rw=randwrite {_RANDOM} --iodepth=32 --numjobs=4 --group_reporting"
+    ),
+    "read-qd32x4": Load(fio=f"--rw=randread {_RANDOM} --iodepth=32 --numjobs=4 --group_reporting"),
+    "write-qd1": Load(fio=f"--rw=randwrite {_RANDOM} --iodepth=1"),
+    "read-qd1": Load(fio=f"--rw=randread {_RANDOM} --iodepth=1"),
+    "write-qd1-pinned": Load(
+        fio=f"--rw=randwrite {_RANDOM} --iodepth=1", client_core=0, server_core=1
+    ),
+    "read-qd1-pinned": Load(
+        fio=f"--rw=randread {_RANDOM} --iodepth=1", client_core=0, server_core=1
+    ),
+    "write-qd1-disturbed": Load(fio=f"--rw=randwrite {_RANDOM} --iodepth=1", disturb="api"),
+    "blast-write": Load(batch_count=32),
+    "blast-read": Load(batch_count=32, writes=False),
+    "flush-64": Load(fio=f"--rw=randwrite {_RANDOM} --iodepth=32 --fsync=64", seconds=3 * SECONDS),
+    "flush-512": Load(
+        fio=f"--rw=randwrite {_RANDOM} --iodepth=32 --fsync=512", seconds=3 * SECONDS
+    ),
+    "flush-each": Load(fio=f"--rw=randwrite {_RANDOM} --iodepth=1 --fsync=1"),
+    "write-1m": Load(fio="--rw=write --bs=1m --iodepth=4"),
+    "read-1m": Load(fio="--rw=read --bs=1m --iodepth=4"),
+    "write-128k": Load(fio="--rw=write --bs=128k --iodepth=8"),
+    "read-128k": Load(fio="--rw=read --bs=128k --iodepth=8"),
+}
+
+
+@dataclass(slots=True)
+class Server:
+    """A server of NBD that runs."""
+
+    process: "subprocess.Popen[bytes]"
+    socket_path: str
+    uri: str
+
+    def cpu_s(self) -> float:
+        """Return the processor time of all its processes so far."""
+        total = 0
+        for stat in _stats_of_session(self.process.pid):
+            total += int(stat[11]) + int(stat[12])
+        return total * TICK_S
+
+    def data_processes(self) -> list[int]:
+        """Return its processes but the first, or the first if it is the only one."""
+        ids = [int(stat[-1]) for stat in _stats_of_session(self.process.pid)]
+        return [number for number in ids if number != self.process.pid] or ids
+
+
+def _stats_of_session(session: int) -> Iterator[list[str]]:
+    """Yield the fields after the name of /proc/PID/stat, and the PID, of a session's processes."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue  # It ended meanwhile.
+            if int(fields[3]) == session:
+                yield [*fields, entry.name]
+
+
+def start_nbdkit(directory: Path) -> tuple[list[str], str, str]:
+    """Return command, socket and URI of nbdkit with its file plugin."""
+    image, path = _image(directory)
+    return ["nbdkit", "-f", "-U", path, "file", image], path, f"nbd+unix:///?socket={path}"
+
+
+def start_qemu(directory: Path) -> tuple[list[str], str, str]:
+    """Return command, socket and URI of qemu-nbd."""
+    image, path = _image(directory)
+    command = ["qemu-nbd", "-f", "raw", "--cache=writeback", "-e", "8", "-t", "-k", path, image]
+    return command, path, f"nbd+unix:///?socket={path}"
+
+
+def _image(directory: Path) -> tuple[str, str]:
+    image = directory / "disk.img"
+    with open(image, "wb") as file:
+        file.truncate(VOLUME_BYTES)
+    return str(image), str(directory / "nbd.sock")
+
+
+@contextmanager
+def serving(kind: str, directory: Path) -> Iterator[Server]:
+    """Start a server on a fresh volume; end it."""
+    directory.mkdir(parents=True)
+    environment = dict(os.environ)
+    if kind.startswith("holdfast"):
+        environment["HOLDFAST_STATE"] = str(directory)
+        holdfast = os.environ["HOLDFAST"]
+        path = str(directory / "nbd.sock")
+        size = f"{VOLUME_BYTES // MIB}MiB"
+        subprocess.run(
+            [holdfast, "volumes", "create", NAME, "--size", size],
+            check=True,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+        )
+        command = [holdfast, "volumes", "serve", "--socket", path]
+        if kind == "holdfast-spin":
+            command += ["--spin-us", "50"]
+        uri = f"nbd+unix:///{NAME}?socket={path}"
+    else:
+        command, path, uri = {"nbdkit": start_nbdkit, "qemu-nbd": start_qemu}[kind](directory)
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        _wait_for(path, process)
+        yield Server(process=process, socket_path=path, uri=uri)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(60)
+        finally:
+            process.kill()
+            shutil.rmtree(directory)
+
+
+def _wait_for(path: str, process: "subprocess.Popen[bytes]") -> None:
+    deadline_s = time.monotonic() + 30
+    while time.monotonic() < deadline_s and process.poll() is None:
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(path)
+                return
+            except OSError:
+                time.sleep(0.02)
+    raise SystemExit(f"the server does not listen: {process.args}")
+
+
+def _export_of(uri: str) -> str:
+    assert parse_qs(urlsplit(uri).query)["socket"]
+    return urlsplit(uri).path.lstrip("/")
+
+
+def run_fio(load: Load, uri: str) -> dict[str, Any]:
+    """Return what fio says of its one job."""
+    command = [
+        "fio", "--name=load", "--ioengine=nbd", f"--uri={uri}", f"--size={VOLUME_BYTES}",
+        "--time_based", f"--runtime={load.seconds}", "--thread", "--output-format=json",
+        *load.fio.split(),
+    ]  # fmt: skip
+    if load.client_core is not None:
+        command = ["taskset", "-c", str(load.client_core), *command]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    job: dict[str, Any] = json.loads(told[told.index("{") :])["jobs"][0]
+    if job["error"]:
+        raise SystemExit(f"fio: error {job['error']}")
+    return job
+
+
+@contextmanager
+def _disturbance(load: Load, directory: Path) -> Iterator[None]:
+    """Ask the control API all the time, from another process."""
+    if load.disturb != "api":
+        yield
+        return
+    asking = 'while :; do "$HOLDFAST" volumes show disk --json >/dev/null; done'
+    environment = os.environ | {"HOLDFAST_STATE": str(directory)}
+    process = subprocess.Popen(["bash", "-c", asking], env=environment, start_new_session=True)
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def measure(kind: str, load: Load, directory: Path) -> dict[str, float]:
+    """Return every figure there is of one run."""
+    with serving(kind, directory) as server:
+        client = connect(server.socket_path, _export_of(server.uri))
+        fill(client, VOLUME_BYTES)
+        if load.server_core is not None:
+            for number in server.data_processes():
+                for thread in os.listdir(f"/proc/{number}/task"):
+                    os.sched_setaffinity(int(thread), {load.server_core})
+        with _disturbance(load, directory):
+            began_cpu_s = server.cpu_s()
+            if load.batch_count:
+                count, took_s = blast(
+                    client,
+                    writes=load.writes,
+                    batch_count=load.batch_count,
+                    volume_bytes=VOLUME_BYTES,
+                    duration_s=load.seconds,
+                )
+                figures = {}
+            else:
+                client.close()
+                figures, count, took_s = _figures_of(run_fio(load, server.uri))
+            cpu_s = server.cpu_s() - began_cpu_s
+        client.close()
+    scale = COUNT / count
+    return figures | {"time": took_s * scale, "cpu": cpu_s * scale}
+
+
+def _figures_of(job: dict[str, Any]) -> tuple[dict[str, float], int, float]:
+    side = max((job["read"], job["write"]), key=lambda each: int(each["total_ios"]))
+    percentiles = side["clat_ns"]["percentile"]
+    figures = {
+        "latency": percentiles["50.000000"] / 1e9,
+        "p99.9": percentiles["99.900000"] / 1e9,
+        "flush": job["sync"]["lat_ns"]["mean"] / 1e9,
+    }
+    return figures, side["total_ios"], side["runtime"] / 1000
+
+
+def main() -> None:
+    """Measure and write down the figure asked for."""
+    kind, load, figure, directory = sys.argv[1:]
+    figures = measure(kind, LOADS[load], Path(directory))
+    print(f"{kind} {load}: " + ", ".join(f"{n} {v:.6f}" for n, v in sorted(figures.items())))
+    if "SAMPLE" in os.environ:
+        Path(os.environ["SAMPLE"]).write_text(f"{figures[figure]} {figures['cpu']}")
+
+
+if __name__ == "__main__":
+    main()
