@@ -84,7 +84,7 @@ class SimFile:
 
     def fdatasync(self) -> None:
         """See BlockFile.fdatasync."""
-        if not self._disk.flush_succeeds(self.name):
+        if not self._disk.flush_succeeds():
             self.doubtful.update(self.versions)
             raise flush_failed(self.name.encode())
         for sector in [sector for sector in self.versions if sector not in self.doubtful]:
@@ -98,7 +98,7 @@ class SimFile:
 
     def allocate(self, start: int, end: int) -> None:
         """See BlockFile.allocate."""
-        self._disk.write(self, start, 0)
+        self._disk.write(self, start, end - start)
 
     def truncate(self, size_bytes: int) -> None:
         """See BlockFile.truncate. Growing only, and at once durable: what is new is zeros."""
@@ -213,7 +213,7 @@ class SimDisk:
         if kept_bytes < size_bytes and self.counts["writes"] != self.faults.write_lost_at:
             raise StorageFailedError(f"{file.name} cannot be written", code="write-failed")
 
-    def flush_succeeds(self, name: str) -> bool:
+    def flush_succeeds(self) -> bool:
         """Let a flush through; return whether it succeeds."""
         self._check_power()
         self.counts["flushes"] += 1

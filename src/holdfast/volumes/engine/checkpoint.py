@@ -125,11 +125,11 @@ class CheckpointJob:
                 windows.setdefault(window, []).append((index, block, entry))
         return windows
 
-    def _carry(self, base: int, entries: list[tuple[int, int, int]]) -> None:
+    def _carry(self, window_at: int, entries: list[tuple[int, int, int]]) -> None:
         """Copy blocks that lie in a window of the log to their places, in the order of these."""
         low = min(entry >> 32 for _, _, entry in entries)
         high = max(entry >> 32 for _, _, entry in entries) + BLOCK_BYTES
-        assert low >= base
+        assert low >= window_at
         view = memoryview(bytearray(high - low))
         self.files.log.pread_into(view, low)
         parts: list[Buffer] = []

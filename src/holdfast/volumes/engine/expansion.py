@@ -73,7 +73,7 @@ def _check(volume: Volume, epoch: int) -> None:
     volume.authority.check_epoch(epoch)
     if volume.state is not VolumeState.HEALTHY:
         raise StateError(f"the volume is {volume.state}", code=f"volume-{volume.state}")
-    if volume.is_carrying:
+    if volume.carrying is not None:
         raise StateError(
             "a checkpoint of the volume is running",
             code="checkpoint-running",

@@ -40,7 +40,7 @@ class Log:
         self.segment_bytes = segment_bytes
         self.incarnation = incarnation
         self.pass_number = pass_number
-        self.base = (pass_number & 1) * segment_bytes
+        self.segment_at = (pass_number & 1) * segment_bytes
         self.used = 0
         self.frozen_used = 0
         """Bytes of the other segment that still count; 0: it is free."""
@@ -63,7 +63,7 @@ class Log:
 
     def payload_at(self) -> int:
         """Return where in the file the payload of the next batch will lie."""
-        return self.base + self.used + BATCH_HEADER_BYTES
+        return self.segment_at + self.used + BATCH_HEADER_BYTES
 
     def append(self, parts: Sequence[Buffer], payload_bytes: int, count: int) -> None:
         """Write a batch; volatile until the file is flushed. There must be room.
@@ -91,7 +91,7 @@ class Log:
             self.chain,
         )
         data, chain = encode_batch_header(header)
-        self.file.pwritev([data, *parts], self.base + self.used)
+        self.file.pwritev([data, *parts], self.segment_at + self.used)
         self.used += BATCH_HEADER_BYTES + payload_bytes
         self.chain = chain
         self.last_lsn = Lsn(self.last_lsn + count)
@@ -106,6 +106,6 @@ class Log:
         assert not self.frozen_used, "invariant 2"
         self.frozen_used = self.used
         self.pass_number += 1
-        self.base = (self.pass_number & 1) * self.segment_bytes
+        self.segment_at = (self.pass_number & 1) * self.segment_bytes
         self.used = 0
         self.start_chain = self.chain

@@ -155,13 +155,13 @@ def stray_headers(file: BlockFile, superblock: Superblock) -> Iterator[tuple[int
     total = 2 * superblock.geometry.segment_bytes
     needle = BATCH_MAGIC + superblock.incarnation.to_bytes(8, "little")
     buffer = bytearray(_WINDOW_BYTES + BATCH_HEADER_BYTES)
-    for base in range(0, total, _WINDOW_BYTES):
-        size = min(len(buffer), total - base)
+    for window_at in range(0, total, _WINDOW_BYTES):
+        size = min(len(buffer), total - window_at)
         view = memoryview(buffer)[:size]
-        file.pread_into(view, base)
+        file.pread_into(view, window_at)
         at = buffer.find(needle, 0, size)
         while 0 <= at < _WINDOW_BYTES:
             decoded = decode_batch_header(view, at)
             if decoded is not None:
-                yield base + at, decoded[0]
+                yield window_at + at, decoded[0]
             at = buffer.find(needle, at + 1, size)

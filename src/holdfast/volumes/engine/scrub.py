@@ -117,17 +117,17 @@ class Scrub:
 
     def _look_at_segment(self, pass_number: int, used: int) -> None:
         log = self.volume.log
-        base = (pass_number & 1) * log.segment_bytes
+        segment_at = (pass_number & 1) * log.segment_bytes
         at = 0
         while at < used:
             head = memoryview(bytearray(BATCH_HEADER_BYTES))
-            log.file.pread_into(head, base + at)
+            log.file.pread_into(head, segment_at + at)
             decoded = decode_batch_header(head)
             if decoded is None or decoded[0].pass_number != pass_number:
-                self._note("log", base + at, base + used, "a batch header is damaged")
+                self._note("log", segment_at + at, segment_at + used, "a batch header is damaged")
                 return
             header = decoded[0]
-            begin = base + at + BATCH_HEADER_BYTES
+            begin = segment_at + at + BATCH_HEADER_BYTES
             payload = memoryview(bytearray(header.payload_bytes))
             log.file.pread_into(payload, begin)
             if xxh3_64_intdigest(payload) != header.payload_digest:

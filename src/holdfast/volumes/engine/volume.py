@@ -40,30 +40,26 @@ from holdfast.errors import HoldfastError, IntegrityError, StateError, StorageFa
 from holdfast.ports import Buffer, Clock
 from holdfast.volumes import rules
 from holdfast.volumes.engine.apply import Maps
-from holdfast.volumes.engine.authority import Authority
 from holdfast.volumes.engine.checkpoint import (
     CheckpointJob,
     CheckpointPlan,
     PublishJob,
     plan_checkpoint,
 )
-from holdfast.volumes.engine.checks import CheckPages
+from holdfast.volumes.engine.core import VolumeCore
 from holdfast.volumes.engine.dirty import NOWHERE
 from holdfast.volumes.engine.files import Job, SyncJob, VolumeFiles
-from holdfast.volumes.engine.formats import FLAG_CLEAN, Hint
+from holdfast.volumes.engine.formats import FLAG_CLEAN
 from holdfast.volumes.engine.log import Log
 from holdfast.volumes.engine.looking import allocation, changed_since
-from holdfast.volumes.engine.reading import Reader
 from holdfast.volumes.engine.slots import Allocator
 from holdfast.volumes.engine.superblocks import SuperblockStore
-from holdfast.volumes.engine.writing import Writer
 from holdfast.volumes.model import (
     BLOCK_BYTES,
     REQUEST_BYTES_MAX,
     ChangedExtent,
     Extent,
     Fence,
-    Geometry,
     LostRange,
     Lsn,
     Role,
@@ -76,7 +72,7 @@ RETRY_NS: Final = 1_000_000_000
 """A checkpoint that failed for want of room is tried again after this."""
 
 
-class Volume:
+class Volume(VolumeCore):
     """See the module. Made by opening.open_volume."""
 
     def __init__(
@@ -95,41 +91,24 @@ class Volume:
         salvage: bool,
         frozen_lsn: Lsn,
     ) -> None:
-        superblock = store.current
-        self.files = files
-        self.store = store
-        self.maps = maps
-        self.log = log
-        self.allocator = allocator
-        self.geometry: Geometry = superblock.geometry
-        self.authority = Authority(clock, superblock.epoch, superblock.role)
-        self.state = VolumeState.DAMAGED if damage else VolumeState.HEALTHY
-        self.state_reason = damage
-        """Why the state is not HEALTHY, for people."""
-        self.lost = lost
-        self.checks = CheckPages(files.checks)
-        self.reader = Reader(files, maps, self.checks)
-        self.writer = Writer(files, maps, log, allocator=allocator, reader=self.reader)
+        super().__init__(
+            files=files,
+            store=store,
+            maps=maps,
+            log=log,
+            allocator=allocator,
+            clock=clock,
+            damage=damage,
+            lost=lost,
+        )
         self.stale_reads = stale_reads
-        self._clock = clock
         self._interval_ns = interval_ns
         self._reads_refused = bool(damage) and not salvage
         self._frozen_lsn = frozen_lsn
         self._plan: CheckpointPlan | None = None
-        self._carrying: Job | None = None
         self._syncing: SyncJob | None = None
         self._placed_synced = 0
         self._checkpointed_ns = clock.monotonic_ns()
-
-    @property
-    def last_lsn(self) -> Lsn:
-        """LSN of the last change."""
-        return self.log.last_lsn
-
-    @property
-    def durable_lsn(self) -> Lsn:
-        """Every change up to this one survives loss of power."""
-        return self.log.durable_lsn
 
     def write_run(self, run: WriteRun) -> Lsn | Stalled:
         """Log a run of writes, whatever their size and alignment; return the LSN of the last.
@@ -142,17 +121,17 @@ class Volume:
             InvalidRequestError: A range is bad (`bad-range`); nothing happened.
             CapacityError, StorageFailedError: The medium refused; each request is whole or absent.
         """
-        self._check_writable()
+        self.check_writable()
         return self.writer.write_run(run)
 
     def write(self, start: int, data: Buffer) -> Lsn | Stalled:
         """Write at any place; from `slot_bytes` on whole slots are stored once, outside the log."""
-        self._check_writable()
+        self.check_writable()
         return self.writer.write(start, data)
 
     def trim(self, start: int, size_bytes: int) -> Lsn | Stalled:
         """Make a range read as zeros and give its whole slots back after the next checkpoint."""
-        self._check_writable()
+        self.check_writable()
         return self.writer.trim(start, size_bytes)
 
     def zero(self, start: int, size_bytes: int, *, punch: bool) -> Lsn | Stalled:
@@ -160,7 +139,7 @@ class Volume:
 
         Without `punch` it may be Stalled half done; the same call again goes on.
         """
-        self._check_writable()
+        self.check_writable()
         return self.writer.zero(start, size_bytes, punch=punch)
 
     def read_into(self, start: int, buffer: memoryview) -> None:
@@ -204,7 +183,7 @@ class Volume:
         Raises:
             StateError: `volume-poisoned`, or `sync-running`: finish that one first.
         """
-        self._check_usable()
+        self.check_usable()
         if self.log.durable_lsn >= self.log.last_lsn:
             return None
         if self._syncing is not None:
@@ -223,16 +202,16 @@ class Volume:
         assert job is self._syncing
         self._syncing = None
         if error is not None:
-            self._poison(error)
-        self._check_usable()
+            self.poison(error)
+        self.check_usable()
         self._take_sync(job)
         self.authority.check()
 
     def wants_checkpoint(self) -> bool:
         """Return whether to call begin_checkpoint now; cheap: ask after each batch and on ticks."""
-        if self._carrying is not None or self.state is not VolumeState.HEALTHY:
+        if self.carrying is not None or self.state is not VolumeState.HEALTHY:
             return False
-        age_ns = self._clock.monotonic_ns() - self._checkpointed_ns
+        age_ns = self.clock.monotonic_ns() - self._checkpointed_ns
         if self.maps.frozen is not None:
             return age_ns >= 0
         return rules.wants_checkpoint(
@@ -241,8 +220,8 @@ class Volume:
 
     def begin_checkpoint(self) -> Job | None:
         """Begin to carry logged data home; None if there is nothing, or one runs."""
-        self._check_usable()
-        if self._carrying is not None:
+        self.check_usable()
+        if self.carrying is not None:
             return None
         if self.maps.frozen is None:
             if (not self.maps.active.weight and not self.log.used) or self.log.frozen_used:
@@ -254,9 +233,9 @@ class Volume:
             self._plan = plan_checkpoint(self.maps, self.allocator, self._frozen_lsn)
         is_durable = self.log.durable_lsn >= self._plan.lsn
         sync = None if is_durable else self._new_sync()
-        self._carrying = CheckpointJob(self.files, self._plan, self.maps.table, sync)
-        self._checkpointed_ns = self._clock.monotonic_ns()
-        return self._carrying
+        self.carrying = CheckpointJob(self.files, self._plan, self.maps.table, sync)
+        self._checkpointed_ns = self.clock.monotonic_ns()
+        return self.carrying
 
     def finish_checkpoint(self, job: Job, error: HoldfastError | None) -> Job | None:
         """Take note of the end of a job of a checkpoint; return the next one of it to run, if any.
@@ -264,8 +243,8 @@ class Volume:
         An error is not raised: a full medium is tried again later, rot in the log makes the volume
         DAMAGED, anything else poisons it.
         """
-        assert job is self._carrying
-        self._carrying = None
+        assert job is self.carrying
+        self.carrying = None
         if error is not None:
             self._fail_checkpoint(error)
             return None
@@ -273,12 +252,12 @@ class Volume:
             return None
         try:
             if isinstance(job, CheckpointJob):
-                self._carrying = self._publish(job)
-                return self._carrying
+                self.carrying = self._publish(job)
+                return self.carrying
             assert isinstance(job, PublishJob)
             self._finish_publish(job)
         except StorageFailedError as failure:
-            self._poison(failure)
+            self.poison(failure)
         return None
 
     def fence(self, epoch: int, role: Role, lease_end_ns: int | None) -> None:
@@ -291,7 +270,7 @@ class Volume:
         fence = Fence(epoch=epoch, role=role, lease_end_ns=lease_end_ns)
         old = self.authority.now
         if (old.epoch, old.role) != (epoch, role):
-            self._check_usable()
+            self.check_usable()
             if role is not Role.PRIMARY:
                 self.authority.now = fence
             self.write_superblock(epoch=epoch, role=role)
@@ -332,7 +311,7 @@ class Volume:
             prepared_bytes=0,
             prepared_epoch=0,
         )
-        self._write_hint()
+        self.write_hint()
 
     def _make_room(self) -> None:
         """Go on in the other segment, carrying home what it holds if need be."""
@@ -341,24 +320,6 @@ class Volume:
         self._frozen_lsn = self.log.last_lsn
         self.log.rotate()
         self.maps.freeze(self.geometry)
-
-    @property
-    def is_carrying(self) -> bool:
-        """Whether a job of a checkpoint is under way."""
-        return self._carrying is not None
-
-    def use_geometry(self, geometry: Geometry) -> None:
-        """Take a larger size that the superblock has already."""
-        self.geometry = self.writer.geometry = geometry
-
-    def write_superblock(self, **changes: object) -> None:
-        """Write the next superblock and flush it, in the owner; a failure poisons and is raised."""
-        try:
-            self.store.write(self.store.current.next(**changes))
-            self.store.sync()
-        except StorageFailedError as error:
-            self._poison(error)
-            raise
 
     def _drain(self) -> None:
         """Run checkpoints here until the log is empty."""
@@ -384,15 +345,7 @@ class Volume:
         self._placed_synced = max(self._placed_synced, job.placed)
         if job.lsn > self.log.durable_lsn:
             self.log.durable_lsn = job.lsn
-            self._write_hint()
-
-    def _write_hint(self) -> None:
-        log = self.log
-        try:
-            self.store.hint(Hint(log.incarnation, log.durable_lsn, log.checkpoint_lsn))
-        except HoldfastError as error:
-            self._poison(error)
-            raise
+            self.write_hint()
 
     def _publish(self, job: CheckpointJob) -> PublishJob:
         plan, table = job.plan, self.maps.table
@@ -432,39 +385,20 @@ class Volume:
         self.store.is_synced = True
         self.log.frozen_used = 0
         self.allocator.release(job.released)
-        self._write_hint()
+        self.write_hint()
 
     def _fail_checkpoint(self, error: HoldfastError) -> None:
         if isinstance(error, IntegrityError):
             self.state = VolumeState.DAMAGED
             self.state_reason = error.message
         elif error.code == "disk-full":
-            self._checkpointed_ns = self._clock.monotonic_ns() + RETRY_NS
+            self._checkpointed_ns = self.clock.monotonic_ns() + RETRY_NS
         else:
-            self._poison(error)
-
-    def _poison(self, error: HoldfastError) -> None:
-        if self.state is VolumeState.HEALTHY:
-            self.state = VolumeState.POISONED
-            self.state_reason = error.message
-
-    def _check_writable(self) -> None:
-        if self.state is not VolumeState.HEALTHY:
-            self._check_usable()
-        self.authority.check()
-
-    def _check_usable(self) -> None:
-        if self.state is VolumeState.HEALTHY:
-            return
-        raise StateError(
-            f"the volume is {self.state}: {self.state_reason or 'it was closed'}",
-            code=f"volume-{self.state}",
-            advice="stop its clients, look at the medium, then open it again",
-        )
+            self.poison(error)
 
     def _refuse_read(self) -> None:
         if self.state is VolumeState.CLOSED:
-            self._check_usable()
+            self.check_usable()
         raise IntegrityError(
             f"the volume is damaged: {self.state_reason}",
             code="volume-damaged",
