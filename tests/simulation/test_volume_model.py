@@ -57,6 +57,12 @@ def run_seed(seed: int, *, lives: int, steps: int) -> VolumeWorld:
     """Live through `lives` crashes, each after up to `steps` random things."""
     random = Random(seed)
     world = VolumeWorld()
+
+    def between() -> None:
+        if random.random() < 0.4:
+            drive(world, random)
+
+    world.between = between
     for life in range(lives):
         cut = random.randint(1, 3 * steps)
         world.disk.faults.power_cut_at = world.disk.counts["operations"] + cut

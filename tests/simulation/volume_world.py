@@ -11,7 +11,7 @@ from holdfast.errors import HoldfastError
 from holdfast.testing.clock import SimClock
 from holdfast.testing.disk import SimDisk
 from holdfast.testing.faults import PowerCutError
-from holdfast.volumes.engine.files import FILE_NAMES, Job, VolumeFiles
+from holdfast.volumes.engine.files import FILE_NAMES, Job, SyncJob, VolumeFiles
 from holdfast.volumes.engine.opening import create_volume, open_volume
 from holdfast.volumes.engine.volume import Volume
 from holdfast.volumes.model import (
@@ -75,6 +75,9 @@ class VolumeWorld:
         self.sync: Job | None = None
         self.checkpoint: Job | None = None
         self.stalls = 0
+        self.is_syncing = self.is_stepping = False
+        self.between: Callable[[], None] | None = None
+        """What the owner does while a job runs."""
 
     def files(self) -> VolumeFiles:
         """Return the disk's files as a volume's."""
@@ -100,7 +103,11 @@ class VolumeWorld:
             self.oracle.attempt = None
             if self.checkpoint is not None:
                 return False
-            self.drain()
+            between, self.between = self.between, None
+            try:
+                self.drain()
+            finally:
+                self.between = between
             self.oracle.attempt = image
             answer = call()
             if isinstance(answer, Stalled):
@@ -156,11 +163,14 @@ class VolumeWorld:
 
     def finish_sync(self) -> None:
         """Run the sync that was begun, and take what it covers as durable (invariant 18)."""
-        if self.sync is None:
+        if self.sync is None or self.is_syncing:
             return
-        job, self.sync = self.sync, None
-        covered = getattr(job, "lsn")  # noqa: B009
-        job.run()
+        job = self.sync
+        assert isinstance(job, SyncJob)
+        covered = job.lsn
+        self.is_syncing = True
+        self.run(job)
+        self.sync, self.is_syncing = None, False
         self.volume.finish_sync(job, None)
         assert self.volume.durable_lsn >= covered
         self.mark_durable(covered)
@@ -184,17 +194,26 @@ class VolumeWorld:
 
     def step_checkpoint(self) -> None:
         """Run one job of the checkpoint."""
-        if self.checkpoint is None:
+        if self.checkpoint is None or self.is_stepping:
             return
         job = self.checkpoint
+        self.is_stepping = True
         before = self.volume.log.checkpoint_lsn
         try:
-            job.run()
+            self.run(job)
         except HoldfastError as error:
+            self.is_stepping = False
             self.checkpoint = self.volume.finish_checkpoint(job, error)
         else:
+            self.is_stepping = False
             self.checkpoint = self.volume.finish_checkpoint(job, None)
         assert self.volume.log.checkpoint_lsn >= before
+
+    def run(self, job: Job) -> None:
+        """Run a job, with what `between` does before each of its writes and flushes."""
+        self.disk.between = self.between
+        job.run()
+        self.disk.between = None
 
     def drain(self) -> None:
         """Checkpoint until there is nothing to do."""
@@ -223,6 +242,7 @@ class VolumeWorld:
     def crash(self, seed: int, *, keep: float, cut_again: int | None, kill: bool = False) -> None:
         """Lose the process, and the power unless `kill`; open; compare (invariants 1 to 5)."""
         self.sync = self.checkpoint = None
+        self.is_syncing = self.is_stepping = False
         if kill:
             self.disk.kill()
         else:

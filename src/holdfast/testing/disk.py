@@ -10,7 +10,7 @@
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final
@@ -150,6 +150,8 @@ class SimDisk:
         self.counts: Counter[str] = Counter()
         """`operations`, `writes`, `flushes`, `reads`, and writes of each file."""
         self.is_off = False
+        self.between: Callable[[], None] | None = None
+        """Called before each write and flush, as another thread may run there; not within itself."""
 
     def file(self, name: str) -> SimFile:
         """Return the file of this name, made empty if it was not there."""
@@ -162,11 +164,13 @@ class SimDisk:
             self.files[name].crash(random, keep)
         self.faults = DiskFaults()
         self.is_off = False
+        self.between = None
 
     def kill(self) -> None:
         """End the process but not the machine: everything written stays, flushed or not."""
         self.faults = DiskFaults()
         self.is_off = False
+        self.between = None
 
     def write_back(self) -> None:
         """Store all that is cached, as an idle kernel does."""
@@ -190,6 +194,7 @@ class SimDisk:
     def write(self, file: SimFile, offset_bytes: int, size_bytes: int) -> tuple[int, int]:
         """Let a write through; return where it goes and how much of it is stored."""
         self._check_power()
+        self._operate()
         faults = self.faults
         self.counts["writes"] += 1
         self.counts[file.name] += 1
@@ -197,7 +202,6 @@ class SimDisk:
         grows = offset_bytes + size_bytes > file.size_bytes()
         if faults.full_from is not None and number >= faults.full_from and grows:
             raise disk_full(file.name.encode())
-        self._operate()
         if number == faults.write_fails_at:
             return offset_bytes, size_bytes // 2
         if number == faults.write_lost_at:
@@ -216,12 +220,16 @@ class SimDisk:
     def flush_succeeds(self) -> bool:
         """Let a flush through; return whether it succeeds."""
         self._check_power()
-        self.counts["flushes"] += 1
         self._operate()
+        self.counts["flushes"] += 1
         self._check_power()
         return self.counts["flushes"] != self.faults.flush_fails_at
 
     def _operate(self) -> None:
+        between, self.between = self.between, None
+        if between is not None:
+            between()
+            self.between = between
         self.counts["operations"] += 1
         if self.counts["operations"] == self.faults.power_cut_at:
             self.is_off = True
