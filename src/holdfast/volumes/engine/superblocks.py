@@ -59,7 +59,8 @@ class SuperblockStore:
         self.meta = meta
         self.current = current
         """The last one written, durable or not."""
-        self.is_synced = True
+        self.is_synced = False
+        """Not at first: an earlier process may have been killed between writing it and flushing."""
 
     def write(self, superblock: Superblock) -> None:
         """Write the next one; durable once the file is flushed."""
