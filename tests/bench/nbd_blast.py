@@ -94,7 +94,7 @@ def blast(
 
 
 def _request(command: int, cookie: int, start: int, size_bytes: int) -> bytes:
-    return codec.pack_request(Request(0, 0, command, cookie, start, size_bytes))
+    return codec.pack_request(Request(0, command, cookie.to_bytes(8, "big"), start, size_bytes))
 
 
 def _check(reply: bytes) -> None:

@@ -177,7 +177,7 @@ def _wait_for(path: str, process: "subprocess.Popen[bytes]") -> None:
                 return
             except OSError:
                 time.sleep(0.02)
-    raise SystemExit(f"the server does not listen: {process.args}")
+    raise SystemExit(f"the server does not listen: {process.args!r}")
 
 
 def _export_of(uri: str) -> str:
@@ -236,7 +236,7 @@ def measure(kind: str, load: Load, directory: Path) -> dict[str, float]:
                     volume_bytes=VOLUME_BYTES,
                     duration_s=load.seconds,
                 )
-                figures = {}
+                figures: dict[str, float] = {}
             else:
                 client.close()
                 figures, count, took_s = _figures_of(run_fio(load, server.uri))

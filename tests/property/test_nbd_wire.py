@@ -184,7 +184,7 @@ def _asked(data: bytes) -> list[Request]:
     at = 0
     while len(data) - at >= codec.REQUEST_BYTES:
         magic, *rest = codec.REQUEST.unpack_from(data, at)
-        found = Request(at, *rest)
+        found = Request(*rest)
         at += codec.REQUEST_BYTES
         if found.command == Command.WRITE:
             at += found.size_bytes
@@ -213,10 +213,16 @@ def test_transmission_is_the_same_however_it_is_cut(
             whole.close()
             pieces.close()
     asked = _asked(data)
-    reads = {found.cookie: found.size_bytes for found in asked if found.command == Command.READ}
-    if len({found.cookie for found in asked}) == len(asked):
+    reads = {
+        int.from_bytes(found.cookie, "big"): found.size_bytes
+        for found in asked
+        if found.command == Command.READ
+    }
+    if len(set(cookies)) == len(cookies):
         for machine in (whole, pieces):
-            answered = [r.cookie for r in split_replies(machine.sent, reads) if r.is_last]
+            answered = [
+                r.cookie.to_bytes(8, "big") for r in split_replies(machine.sent, reads) if r.is_last
+            ]
             assert sorted(answered) == sorted(found.cookie for found in asked)
     assert whole.is_over is pieces.is_over
     assert bytes(whole.volume.content) == bytes(pieces.volume.content)

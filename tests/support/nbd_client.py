@@ -50,7 +50,7 @@ def request(
     command: int, cookie: int, start: int = 0, size_bytes: int = 0, *, flags: int = 0
 ) -> bytes:
     """Return the header of a request."""
-    return codec.pack_request(Request(0, flags, command, cookie, start, size_bytes))
+    return codec.pack_request(Request(flags, command, cookie.to_bytes(8, "big"), start, size_bytes))
 
 
 def write(cookie: int, start: int, data: bytes, *, flags: int = 0) -> bytes:
@@ -82,20 +82,24 @@ def split_replies(data: bytes, read_bytes: dict[int, int] | None = None) -> list
         (magic,) = codec.U32.unpack_from(data)
         if magic == codec.SIMPLE_REPLY_MAGIC:
             _, errno, cookie = codec.SIMPLE_REPLY.unpack_from(data)
-            size = 0 if errno else (read_bytes or {}).get(cookie, 0)
+            size = 0 if errno else (read_bytes or {}).get(_number(cookie), 0)
             end = codec.SIMPLE_REPLY.size + size
             payload = data[codec.SIMPLE_REPLY.size : end]
-            replies.append(Chunk(cookie, errno, None, True, payload))
+            replies.append(Chunk(_number(cookie), errno, None, True, payload))
         else:
             magic, flags, kind, cookie, size = codec.CHUNK.unpack_from(data)
             assert magic == codec.STRUCTURED_REPLY_MAGIC
             end = codec.CHUNK.size + size
             payload = data[codec.CHUNK.size : end]
             errno = codec.U32.unpack_from(payload)[0] if kind & 0x8000 else 0
-            replies.append(Chunk(cookie, errno, kind, bool(flags & 1), payload))
+            replies.append(Chunk(_number(cookie), errno, kind, bool(flags & 1), payload))
         assert len(payload) == size, "a reply is cut off"
         data = data[end:]
     return replies
+
+
+def _number(cookie: bytes) -> int:
+    return int.from_bytes(cookie, "big")
 
 
 class NbdClient:
@@ -174,12 +178,14 @@ class NbdClient:
         if magic == codec.SIMPLE_REPLY_MAGIC:
             head += self.receive(codec.SIMPLE_REPLY.size - 4)
             _, errno, cookie = codec.SIMPLE_REPLY.unpack(head)
-            return Chunk(cookie, errno, None, True, self.receive(0 if errno else read_bytes))
+            return Chunk(
+                _number(cookie), errno, None, True, self.receive(0 if errno else read_bytes)
+            )
         head += self.receive(codec.CHUNK.size - 4)
         _, flags, kind, cookie, size = codec.CHUNK.unpack(head)
         payload = self.receive(size)
         errno = codec.U32.unpack_from(payload)[0] if kind & 0x8000 else 0
-        return Chunk(cookie, errno, kind, bool(flags & 1), payload)
+        return Chunk(_number(cookie), errno, kind, bool(flags & 1), payload)
 
     def do(self, command: int, start: int = 0, size_bytes: int = 0, *, flags: int = 0) -> Chunk:
         """Carry out one request without data to send; return its (only) reply."""

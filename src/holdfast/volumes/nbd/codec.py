@@ -24,9 +24,9 @@ GREETING: Final = struct.Struct(">8s8sH")
 CLIENT_FLAGS: Final = struct.Struct(">I")
 OPTION: Final = struct.Struct(">8sII")
 OPTION_REPLY: Final = struct.Struct(">QIII")
-REQUEST: Final = struct.Struct(">IHHQQI")
-SIMPLE_REPLY: Final = struct.Struct(">IIQ")
-CHUNK: Final = struct.Struct(">IHHQI")
+REQUEST: Final = struct.Struct(">IHH8sQI")
+SIMPLE_REPLY: Final = struct.Struct(">II8s")
+CHUNK: Final = struct.Struct(">IHH8sI")
 U16: Final = struct.Struct(">H")
 U32: Final = struct.Struct(">I")
 U64: Final = struct.Struct(">Q")
@@ -35,6 +35,11 @@ _INFO_EXPORT: Final = struct.Struct(">HQH")
 _INFO_BLOCK_SIZE: Final = struct.Struct(">HIII")
 _EXTENT: Final = struct.Struct(">II")
 _ERROR: Final = struct.Struct(">IH")
+
+SUCCESS: Final = struct.pack(">II", SIMPLE_REPLY_MAGIC, 0)
+"""A reply without error, but for its cookie."""
+DATA_HEAD_BYTES: Final = CHUNK.size + U64.size
+"""What stands before the data of a structured read."""
 
 REQUEST_BYTES: Final = REQUEST.size
 """28: what a record of the log may write over, in place."""
@@ -159,13 +164,12 @@ class AllocationFlag(IntFlag):
 
 
 class Request(NamedTuple):
-    """One request, as it lies in a receive buffer."""
+    """One request; the data of a write is elsewhere."""
 
-    header_at: int
-    """Where its header begins in the buffer; its payload follows the header."""
     flags: int
     command: int
-    cookie: int
+    cookie: bytes
+    """Eight bytes that come back in the reply."""
     start: int
     size_bytes: int
 
@@ -210,28 +214,34 @@ def pack_info_text(kind: Info, text: str) -> bytes:
     return U16.pack(kind) + text.encode()
 
 
-def pack_simple_reply(cookie: int, errno: int = 0) -> bytes:
+def pack_successes(cookies: list[bytes]) -> bytes:
+    """Return replies without data to requests that were carried out."""
+    # The head of a reply between the cookies, and before the first.
+    return SUCCESS.join([b"", *cookies])
+
+
+def pack_simple_reply(cookie: bytes, errno: int = 0) -> bytes:
     """Return the reply to a request, without data."""
     return SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, errno, cookie)
 
 
-def pack_chunk(cookie: int, kind: ChunkType, size_bytes: int, flags: int = CHUNK_DONE) -> bytes:
+def pack_chunk(cookie: bytes, kind: ChunkType, size_bytes: int, flags: int = CHUNK_DONE) -> bytes:
     """Return the head of a part of a structured reply whose payload has this size."""
     return CHUNK.pack(STRUCTURED_REPLY_MAGIC, flags, kind, cookie, size_bytes)
 
 
-def pack_data_chunk(cookie: int, start: int, size_bytes: int, flags: int = CHUNK_DONE) -> bytes:
+def pack_data_chunk(cookie: bytes, start: int, size_bytes: int, flags: int = CHUNK_DONE) -> bytes:
     """Return what stands before the data of a structured read."""
     return pack_chunk(cookie, ChunkType.OFFSET_DATA, U64.size + size_bytes, flags) + U64.pack(start)
 
 
-def pack_hole_chunk(cookie: int, start: int, size_bytes: int, flags: int = CHUNK_DONE) -> bytes:
+def pack_hole_chunk(cookie: bytes, start: int, size_bytes: int, flags: int = CHUNK_DONE) -> bytes:
     """Return a part of a structured read that is all zeros."""
     head = pack_chunk(cookie, ChunkType.OFFSET_HOLE, U64.size + U32.size, flags)
     return head + U64.pack(start) + U32.pack(size_bytes)
 
 
-def pack_error_chunk(cookie: int, errno: int, message: str = "") -> bytes:
+def pack_error_chunk(cookie: bytes, errno: int, message: str = "") -> bytes:
     """Return a structured reply that tells an error and ends."""
     text = message.encode()[:4096]
     head = pack_chunk(cookie, ChunkType.ERROR, _ERROR.size + len(text))
@@ -239,7 +249,7 @@ def pack_error_chunk(cookie: int, errno: int, message: str = "") -> bytes:
 
 
 def pack_status_chunk(
-    cookie: int, context: int, extents: list[tuple[int, int]], flags: int = CHUNK_DONE
+    cookie: bytes, context: int, extents: list[tuple[int, int]], flags: int = CHUNK_DONE
 ) -> bytes:
     """Return the (size, state) of extents in one context."""
     body = b"".join([_EXTENT.pack(size, state) for size, state in extents])

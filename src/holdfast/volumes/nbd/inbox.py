@@ -15,20 +15,26 @@ import mmap
 from typing import Final, NamedTuple
 
 from holdfast.model.limits import NBD_BATCH_MAX, NBD_BUFFER_BYTES, NBD_REQUEST_BYTES_MAX
+from holdfast.volumes.model import Request as WriteRequest
 from holdfast.volumes.nbd import codec
 from holdfast.volumes.nbd.codec import Command, MalformedError, Request
 
 _PRIVATE: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 _COMPACT_BELOW_BYTES: Final = 64 << 10
 """With less room than this at the end, what is held moves to the front."""
+_new: Final = tuple.__new__
 _READ: Final = int(Command.READ)
 _WRITE: Final = int(Command.WRITE)
 
 
 class Batch(NamedTuple):
-    """Requests that are under way together: the order of the lists is free, `other` comes last."""
+    """Requests that are under way together: reads and writes in any order, `other` comes last."""
 
-    writes: list[Request]
+    writes: list[WriteRequest]
+    cookies: list[bytes]
+    """Of the writes."""
+    write_flags: dict[int, int]
+    """Of the writes that have any, by their place in `writes`."""
     reads: list[Request]
     other: Request | None
 
@@ -87,7 +93,9 @@ class Inbox:
         Raises:
             MalformedError: What comes next is no request, or over the limit.
         """
-        writes: list[Request] = []
+        writes: list[WriteRequest] = []
+        cookies: list[bytes] = []
+        write_flags: dict[int, int] = {}
         reads: list[Request] = []
         other: Request | None = None
         at, end = self._start, self._end
@@ -101,33 +109,36 @@ class Inbox:
             if magic != codec.REQUEST_MAGIC:
                 self._refuse(writes, reads, f"request magic {magic:#x}")
                 break
-            request = Request(at, flags, command, cookie, start, size_bytes)
             if command == _WRITE:
-                after += size_bytes
+                data_at, after = after, after + size_bytes
                 if size_bytes > NBD_REQUEST_BYTES_MAX:
                     self._refuse(writes, reads, f"a write of {size_bytes} bytes")
                     break
                 if after > end:
                     self._needed_bytes = after - at
                     break
-                writes.append(request)
+                if flags:
+                    write_flags[len(writes)] = flags
+                # What a named tuple does, without the call of a function of Python's.
+                writes.append(_new(WriteRequest, (at, data_at, start, size_bytes)))
+                cookies.append(cookie)
             elif command == _READ:
-                reads.append(request)
+                reads.append(_new(Request, (flags, command, cookie, start, size_bytes)))
             else:
-                other = request
+                other = Request(flags, command, cookie, start, size_bytes)
             at = after
             left -= 1
         self._start = at
         if not writes and not reads and other is None:
             return None
-        return Batch(writes, reads, other)
+        return Batch(writes, cookies, write_flags, reads, other)
 
     def release(self) -> None:
         """Give back memory that holds nothing."""
         if self._start == self._end:
             self._pages.madvise(mmap.MADV_DONTNEED)
 
-    def _refuse(self, writes: list[Request], reads: list[Request], what: str) -> None:
+    def _refuse(self, writes: list[WriteRequest], reads: list[Request], what: str) -> None:
         # What came before it is carried out first, as if it had come in a piece of its own.
         if not writes and not reads:
             raise MalformedError(what)

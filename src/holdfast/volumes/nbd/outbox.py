@@ -34,6 +34,11 @@ class Outbox:
         """Whether no more should be put in before some was sent."""
         return self._end - self._start >= NBD_OUTBOX_BYTES_MAX
 
+    @property
+    def room_bytes(self) -> int:
+        """How much may be put in before it is full; at least one byte."""
+        return max(1, NBD_OUTBOX_BYTES_MAX - (self._end - self._start))
+
     def add(self, data: bytes) -> None:
         """Put bytes at the end."""
         self.reserve(len(data))[:] = data

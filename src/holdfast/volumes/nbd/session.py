@@ -16,6 +16,7 @@ Invariants:
 from collections.abc import Callable
 from enum import StrEnum, auto
 from functools import partial
+from operator import attrgetter
 from typing import Final
 
 from holdfast.errors import HoldfastError
@@ -26,14 +27,14 @@ from holdfast.model.limits import (
     NBD_REQUEST_BYTES_MAX,
     NBD_WAITING_MAX,
 )
-from holdfast.volumes import model
 from holdfast.volumes.counters import OperationCounter
 from holdfast.volumes.model import Lsn, Stalled, WriteRun
+from holdfast.volumes.model import Request as WriteRequest
 from holdfast.volumes.nbd import codec
 from holdfast.volumes.nbd.codec import AllocationFlag, Command, CommandFlag, Errno, Request
 from holdfast.volumes.nbd.contexts import CHANGED, Context
 from holdfast.volumes.nbd.errnos import errno_of
-from holdfast.volumes.nbd.inbox import Inbox
+from holdfast.volumes.nbd.inbox import Batch, Inbox
 from holdfast.volumes.nbd.negotiation import Agreement
 from holdfast.volumes.nbd.outbox import Outbox
 from holdfast.volumes.running import RunningVolume
@@ -41,6 +42,9 @@ from holdfast.volumes.running import RunningVolume
 _FUA: Final = int(CommandFlag.FUA)
 _HOLE: Final = int(AllocationFlag.HOLE)
 _ZERO: Final = int(AllocationFlag.ZERO)
+_READ_USUAL: Final = 1 * MIB
+"""Reads up to this size without flags need no closer look."""
+_size_of: Final = attrgetter("size_bytes")
 _PREFETCH_BYTES: Final = 1 * MIB
 # Plain integers: the complement of a flag of an enumeration leaves unknown bits out.
 _FLAGS_KNOWN: Final[dict[int, int]] = {
@@ -97,7 +101,10 @@ class Session:
         self._outbox = outbox
         self._on_reply = on_reply
         self._is_structured = agreement.is_structured
-        self._writes: list[Request] = []
+        self._read_head_bytes = codec.DATA_HEAD_BYTES if self._is_structured else 16
+        self._writes: list[WriteRequest] = []
+        self._cookies: list[bytes] = []
+        self._write_flags: dict[int, int] = {}
         self._reads: list[Request] = []
         self._other: Request | None = None
         self._is_ending = False
@@ -121,9 +128,7 @@ class Session:
 
     def give_up(self, errno: Errno) -> None:
         """Answer what waits for room with an error."""
-        for request in self._writes:
-            self._refuse(request, errno, self._counters.write)
-        self._writes = []
+        self._refuse_writes(errno)
         if self._other is not None:
             self._refuse(self._other, errno, self._counters.trim)
             self._other = None
@@ -149,93 +154,118 @@ class Session:
             batch = self._inbox.take()
             if batch is None:
                 return Wait.INPUT
-            self._writes, self._reads, self._other = batch
+            count = len(batch.writes) + len(batch.reads) + (batch.other is not None)
+            served_count += count
+            self._is_alone = is_only_client and served_count == 1
             self._began_ns = now_ns
-            served_count += len(self._writes) + len(self._reads) + 1
-            self._is_alone = is_only_client and served_count <= 2
+            self._admit(batch)
 
-    def _write(self) -> bool:
-        """Carry out the writes as one run; False if the log has no room."""
-        self._writes = writes = self._admit_writes(self._writes)
-        if not writes:
-            return True
-        ahead = codec.REQUEST_BYTES
-        run = WriteRun(
-            self._inbox.view,
-            [model.Request(at, at + ahead, start, size) for at, _, _, _, start, size in writes],
-        )
-        try:
-            lsn = self._volume.write_run(run)
-        except HoldfastError as error:
-            self._refuse_all(writes, self._counters.write, error)
-            self._writes = []
-            return True
-        if isinstance(lsn, Stalled):
-            return False
-        self._writes = []
-        size_bytes = sum([request.size_bytes for request in writes])
-        durable = [request for request in writes if request.flags]
-        if durable:
-            writes = [request for request in writes if not request.flags]
-            self._answer_durable(lsn, durable, self._counters.write)
-        if writes:
-            pack, magic = codec.SIMPLE_REPLY.pack, codec.SIMPLE_REPLY_MAGIC
-            replies = [pack(magic, 0, cookie) for _, _, _, cookie, _, _ in writes]
-            self._outbox.add(b"".join(replies))
-        self._count(self._counters.write, len(writes), size_bytes)
-        self._running.written()
-        return True
-
-    def _admit_writes(self, writes: list[Request]) -> list[Request]:
-        """Return the writes that may be carried out; answer the others."""
+    def _admit(self, batch: Batch) -> None:
+        """Take what may be carried out; answer the rest."""
+        self._writes, self._cookies, self._write_flags, self._reads, self._other = batch
         volume_bytes = self._volume.geometry.size_bytes
-        for _, flags, _, _, start, size_bytes in writes:
-            if flags & ~_FUA or not size_bytes or start + size_bytes > volume_bytes:
-                break
+        if not batch.write_flags:
+            for _, _, start, size_bytes in batch.writes:
+                if not size_bytes or start + size_bytes > volume_bytes:
+                    self._admit_writes(batch)
+                    break
         else:
-            return writes
+            self._admit_writes(batch)
+        for flags, _, _, start, size_bytes in batch.reads:
+            if flags or not 0 < size_bytes <= _READ_USUAL or start + size_bytes > volume_bytes:
+                self._reads = self._admit_reads(batch.reads)
+                break
+
+    def _admit_writes(self, batch: Batch) -> None:
+        self._writes, self._cookies, self._write_flags = [], [], {}
+        for index, write in enumerate(batch.writes):
+            flags, cookie = batch.write_flags.get(index, 0), batch.cookies[index]
+            request = Request(flags, Command.WRITE, cookie, write.start, write.size_bytes)
+            errno = self._refusal(request)
+            if errno is not None:
+                self._refuse(request, errno, self._counters.write)
+                continue
+            if flags:
+                self._write_flags[len(self._writes)] = flags
+            self._writes.append(write)
+            self._cookies.append(cookie)
+
+    def _admit_reads(self, reads: list[Request]) -> list[Request]:
         admitted = []
-        for request in writes:
+        for request in reads:
             errno = self._refusal(request)
             if errno is None:
                 admitted.append(request)
             else:
-                self._refuse(request, errno, self._counters.write)
+                self._refuse(request, errno, self._counters.read)
         return admitted
+
+    def _write(self) -> bool:
+        """Carry out the writes as one run; False if the log has no room."""
+        try:
+            lsn = self._volume.write_run(WriteRun(self._inbox.view, self._writes))
+        except HoldfastError as error:
+            self._refuse_writes(errno_of(error))
+            return True
+        if isinstance(lsn, Stalled):
+            return False
+        size_bytes = sum(map(_size_of, self._writes))
+        if self._write_flags:
+            durable = [self._cookies[index] for index in self._write_flags]
+            self._cookies = [
+                cookie
+                for index, cookie in enumerate(self._cookies)
+                if index not in self._write_flags
+            ]
+            self._answer_durable(lsn, durable, self._counters.write)
+        self._outbox.add(codec.pack_successes(self._cookies))
+        self._count(self._counters.write, len(self._writes), size_bytes)
+        self._writes = []
+        self._running.written()
+        return True
+
+    def _refuse_writes(self, errno: Errno) -> None:
+        self._counters.write.errors_count += len(self._writes)
+        replies = [codec.pack_simple_reply(cookie, errno) for cookie in self._cookies]
+        self._outbox.add(b"".join(replies))
+        self._writes = []
 
     def _read(self) -> bool:
         """Carry out reads until there are none, or the answers are too many for now: False."""
-        reads, counter = self._reads, self._counters.read
-        done_count, done_bytes = 0, 0
-        for request in reads:
-            if self._outbox.is_full:
-                break
-            done_count += 1
-            errno = self._refusal(request)
-            if errno is not None:
-                self._refuse(request, errno, counter)
-                continue
-            done_bytes += request.size_bytes
-            self._read_one(request)
-        self._reads = reads[done_count:]
-        self._count(counter, done_count, done_bytes)
+        reads, done = self._reads, 0
+        while done < len(reads) and not self._outbox.is_full:
+            done += self._read_some(reads[done:] if done else reads)
+        self._count(self._counters.read, done, sum(map(_size_of, reads[:done])))
+        self._reads = reads[done:]
         return not self._reads
 
-    def _read_one(self, request: Request) -> None:
-        _, _, _, cookie, start, size_bytes = request
-        if self._is_structured:
-            head = codec.pack_data_chunk(cookie, start, size_bytes)
-        else:
-            head = codec.SIMPLE_REPLY.pack(codec.SIMPLE_REPLY_MAGIC, 0, cookie)
-        answer_bytes = len(head) + size_bytes
-        answer = self._outbox.reserve(answer_bytes)
-        try:
-            self._volume.read_into(start, answer[len(head) :])
-        except HoldfastError as error:
-            self._outbox.take_back(answer_bytes)
-            self._refuse(request, errno_of(error), self._counters.read, error.message)
-            return
-        answer[: len(head)] = head
+    def _read_some(self, reads: list[Request]) -> int:
+        """Carry out reads up to the first that fails; return how many are answered."""
+        outbox, head_bytes = self._outbox, self._read_head_bytes
+        room_bytes, wanted_bytes, stop = outbox.room_bytes, 0, 0
+        for request in reads:
+            wanted_bytes += head_bytes + request[4]
+            stop += 1
+            if wanted_bytes >= room_bytes:
+                break
+        answers, at = outbox.reserve(wanted_bytes), 0
+        read_into = self._volume.read_into
+        for index in range(stop):
+            _, _, cookie, start, size_bytes = request = reads[index]
+            data_at = at + head_bytes
+            after = data_at + size_bytes
+            try:
+                read_into(start, answers[data_at:after])
+            except HoldfastError as error:
+                outbox.take_back(wanted_bytes - at)
+                self._refuse(request, errno_of(error), self._counters.read, error.message)
+                return index + 1
+            if self._is_structured:
+                answers[at:data_at] = codec.pack_data_chunk(cookie, start, size_bytes)
+            else:
+                answers[at:data_at] = codec.SUCCESS + cookie
+            at = after
+        return stop
 
     def _serve(self, request: Request) -> bool:
         """Carry out a request that is no read and no write; False if the log has no room."""
@@ -249,7 +279,7 @@ class Session:
         try:
             match request.command:
                 case Command.FLUSH:
-                    self._answer_durable(self._volume.last_lsn, [request], self._counters.flush)
+                    self._flush(request)
                 case Command.TRIM | Command.WRITE_ZEROES:
                     return self._zero(request)
                 case Command.CACHE:
@@ -259,6 +289,9 @@ class Session:
         except HoldfastError as error:
             self._refuse(request, errno_of(error), self._counters.flush, error.message)
         return True
+
+    def _flush(self, request: Request) -> None:
+        self._answer_durable(self._volume.last_lsn, [request.cookie], self._counters.flush)
 
     def _zero(self, request: Request) -> bool:
         start, size_bytes = request.start, request.size_bytes
@@ -270,7 +303,7 @@ class Session:
         if isinstance(lsn, Stalled):
             return False
         if request.flags & _FUA:
-            self._answer_durable(lsn, [request], self._counters.trim)
+            self._answer_durable(lsn, [request.cookie], self._counters.trim)
         else:
             self._outbox.add(codec.pack_simple_reply(request.cookie))
             self._count(self._counters.trim, 1, size_bytes)
@@ -306,7 +339,7 @@ class Session:
 
     def _refusal(self, request: Request) -> Errno | None:
         """Return why a request may not even be tried; None if it may."""
-        _, flags, command, _, start, size_bytes = request
+        flags, command, _, start, size_bytes = request
         known = _FLAGS_KNOWN.get(command)
         if known is None or flags & ~known:
             return Errno.EINVAL
@@ -323,35 +356,30 @@ class Session:
             return Errno.EINVAL
         return None
 
-    def _answer_durable(self, lsn: Lsn, requests: list[Request], counter: OperationCounter) -> None:
+    def _answer_durable(self, lsn: Lsn, cookies: list[bytes], counter: OperationCounter) -> None:
         """Answer requests once everything up to `lsn` is durable, or with why it is not."""
-        self.waiting_count += len(requests)
-        durable = partial(self._durable, requests, counter, self._began_ns)
+        self.waiting_count += len(cookies)
+        durable = partial(self._durable, cookies, counter, self._began_ns)
         self._running.sync(lsn, durable, is_alone=self._is_alone)
 
     def _durable(
         self,
-        requests: list[Request],
+        cookies: list[bytes],
         counter: OperationCounter,
         began_ns: int,
         error: HoldfastError | None,
     ) -> None:
-        self.waiting_count -= len(requests)
+        self.waiting_count -= len(cookies)
         if error is not None:
-            self._refuse_all(requests, counter, error)
-        else:
-            replies = [codec.pack_simple_reply(request.cookie) for request in requests]
+            errno = errno_of(error)
+            counter.errors_count += len(cookies)
+            replies = [codec.pack_simple_reply(cookie, errno) for cookie in cookies]
             self._outbox.add(b"".join(replies))
-            size_bytes = sum([request.size_bytes for request in requests])
-            counter.add(len(requests), size_bytes, self._running.clock.monotonic_ns() - began_ns)
+        else:
+            self._outbox.add(codec.pack_successes(cookies))
+            counter.add(len(cookies), 0, self._running.clock.monotonic_ns() - began_ns)
         if not self._is_advancing:
             self._on_reply()
-
-    def _refuse_all(
-        self, requests: list[Request], counter: OperationCounter, error: HoldfastError
-    ) -> None:
-        for request in requests:
-            self._refuse(request, errno_of(error), counter, error.message)
 
     def _refuse(
         self, request: Request, errno: Errno, counter: OperationCounter, message: str = ""
