@@ -213,17 +213,16 @@ def test_transmission_is_the_same_however_it_is_cut(
             whole.close()
             pieces.close()
     asked = _asked(data)
+    cookies = [int.from_bytes(found.cookie, "big") for found in asked]
     reads = {
-        int.from_bytes(found.cookie, "big"): found.size_bytes
-        for found in asked
+        cookie: found.size_bytes
+        for cookie, found in zip(cookies, asked, strict=True)
         if found.command == Command.READ
     }
     if len(set(cookies)) == len(cookies):
         for machine in (whole, pieces):
-            answered = [
-                r.cookie.to_bytes(8, "big") for r in split_replies(machine.sent, reads) if r.is_last
-            ]
-            assert sorted(answered) == sorted(found.cookie for found in asked)
+            answered = [r.cookie for r in split_replies(machine.sent, reads) if r.is_last]
+            assert sorted(answered) == sorted(cookies)
     assert whole.is_over is pieces.is_over
     assert bytes(whole.volume.content) == bytes(pieces.volume.content)
     assert whole.volume.trims == pieces.volume.trims

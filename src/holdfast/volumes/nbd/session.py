@@ -249,7 +249,8 @@ class Session:
             if wanted_bytes >= room_bytes:
                 break
         answers, at = outbox.reserve(wanted_bytes), 0
-        read_into = self._volume.read_into
+        is_structured, read_into = self._is_structured, self._volume.read_into
+        pack_into = codec.SIMPLE_REPLY.pack_into
         for index in range(stop):
             _, _, cookie, start, size_bytes = request = reads[index]
             data_at = at + head_bytes
@@ -260,10 +261,10 @@ class Session:
                 outbox.take_back(wanted_bytes - at)
                 self._refuse(request, errno_of(error), self._counters.read, error.message)
                 return index + 1
-            if self._is_structured:
+            if is_structured:
                 answers[at:data_at] = codec.pack_data_chunk(cookie, start, size_bytes)
             else:
-                answers[at:data_at] = codec.SUCCESS + cookie
+                pack_into(answers, at, codec.SIMPLE_REPLY_MAGIC, 0, cookie)
             at = after
         return stop
 
