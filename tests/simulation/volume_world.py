@@ -169,9 +169,13 @@ class VolumeWorld:
         assert isinstance(job, SyncJob)
         covered = job.lsn
         self.is_syncing = True
-        self.run(job)
+        failure = None
+        try:
+            self.run(job)
+        except HoldfastError as error:
+            failure = error
         self.sync, self.is_syncing = None, False
-        self.volume.finish_sync(job, None)
+        self.volume.finish_sync(job, failure)
         assert self.volume.durable_lsn >= covered
         self.mark_durable(covered)
 

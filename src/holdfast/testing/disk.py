@@ -31,7 +31,7 @@ class DiskFaults:
     full_from: int | None = None
     """From this write on, one that makes a file larger raises CapacityError."""
     write_fails_at: int | None = None
-    """This write stores half and raises StorageFailedError."""
+    """This write stores the first half of its sectors and raises StorageFailedError."""
     flush_fails_at: int | None = None
     read_fails: set[tuple[str, int]] = field(default_factory=set)
     """(file, number of sector) that cannot be read."""
@@ -98,7 +98,8 @@ class SimFile:
 
     def allocate(self, start: int, end: int) -> None:
         """See BlockFile.allocate."""
-        self._disk.write(self, start, end - start)
+        _, kept = self._disk.write(self, start, end - start)
+        self._disk.after_write(self, kept, end - start)
 
     def truncate(self, size_bytes: int) -> None:
         """See BlockFile.truncate. Growing only, and at once durable: what is new is zeros."""
@@ -203,7 +204,8 @@ class SimDisk:
         if faults.full_from is not None and number >= faults.full_from and grows:
             raise disk_full(file.name.encode())
         if number == faults.write_fails_at:
-            return offset_bytes, size_bytes // 2
+            half = (offset_bytes + size_bytes // 2) // SECTOR_BYTES * SECTOR_BYTES
+            return offset_bytes, max(0, half - offset_bytes)
         if number == faults.write_lost_at:
             return offset_bytes, 0
         if number == faults.write_misdirected_at:
