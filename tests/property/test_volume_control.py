@@ -219,7 +219,7 @@ def test_connections_are_limited(tmp_path: Path) -> None:
 
 def test_greatest_answer_fits() -> None:
     """The limits agree: as many damaged ranges as are told fit one frame."""
-    damage = DamagedRange(start=2**62, end=2**62, what="x" * 200)
+    damage = DamagedRange(place="extent", start=2**62, end=2**62, what="x" * 200)
     frame = encode_result(ScrubProgress(damage=(damage,) * DAMAGE_REPORTED_MAX))
 
     assert len(frame) < CONTROL_REPLY_BYTES_MAX

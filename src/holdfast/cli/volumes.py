@@ -347,7 +347,7 @@ def _line(view: "VolumeView") -> str:
 
 def _print_scrub(name: str, found: "ScrubProgress") -> None:
     for damage in found.damage:
-        print(printable(f"{name}: [{damage.start}, {damage.end}) {damage.what}"))
+        print(printable(f"{name}: {damage.place} [{damage.start}, {damage.end}): {damage.what}"))
     if found.damaged_bytes:
         print(
             f"{name}: damaged, {format_bytes(found.damaged_bytes)} of"

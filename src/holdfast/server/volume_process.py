@@ -42,6 +42,7 @@ from holdfast.volumes.local_socket import bind_local
 from holdfast.volumes.model import Geometry, Preset, VolumeSpec
 from holdfast.volumes.nbd.negotiation import TlsMode
 from holdfast.volumes.nbd.server import NbdServer
+from holdfast.volumes.rules import parse_preset
 from holdfast.volumes.running import RunningVolume
 
 BACKLOG: Final = 128
@@ -124,6 +125,7 @@ def main() -> int:
         with locked(Path(orders.directory)):
             asyncio.run(_run(orders))
     except HoldfastError as error:
+        _log.error("%s; %s", error.message, error.advice)
         _say(Report(problem=error.as_problem()))
         return 1
     return 0
@@ -138,7 +140,12 @@ async def _run(orders: Orders) -> None:
         control = _bind_local(Path(orders.directory) / CONTROL_SOCKET, held)
         clock = SystemClock()
         files = VolumeFiles.of(open_block_files(Path(orders.directory), FILE_NAMES))
-        volume = open_volume(files, entropy=SystemEntropy(), clock=clock)
+        volume = open_volume(
+            files,
+            entropy=SystemEntropy(),
+            clock=clock,
+            checkpoint_interval_ms=parse_preset(orders.preset).checkpoint_interval_ms,
+        )
         running = RunningVolume(volume, clock=clock, counters=Counters())
         listening = (
             *_local_uris(orders),

@@ -105,8 +105,13 @@ Request = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DamagedRange:
-    """Bytes of a volume that cannot be trusted, and what is wrong with them."""
+    """Bytes that are not what was stored, and what is wrong with them.
 
+    `place` is extent, log, slots or superblock; the bytes are the volume's for an extent, the
+    file's otherwise.
+    """
+
+    place: str
     start: int
     end: int
     what: str

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from holdfast.errors import InvalidRequestError
 from holdfast.model.limits import MIB
 from holdfast.volumes.model import Preset
 
@@ -54,6 +55,17 @@ PRESETS: Final = {
         ),
     )
 }
+
+
+def parse_preset(name: str) -> Preset:
+    """Return a preset, or raise InvalidRequestError (`bad-preset`)."""
+    if name not in PRESETS:
+        raise InvalidRequestError(
+            f"there is no preset {name[:64]!r}",
+            code="bad-preset",
+            advice=f"take one of {', '.join(sorted(PRESETS))}",
+        )
+    return PRESETS[name]
 
 
 class PressureWord(StrEnum):

@@ -21,7 +21,6 @@ from typing import Final, Protocol
 from holdfast.errors import (
     CancelledError,
     HoldfastError,
-    InvalidRequestError,
     NotFoundError,
     StateError,
     StorageFailedError,
@@ -34,7 +33,7 @@ from holdfast.volumes.control_client import ControlClient
 from holdfast.volumes.health import DOWN, Health, HealthWord, health_of
 from holdfast.volumes.metrics import exposition
 from holdfast.volumes.model import Preset
-from holdfast.volumes.rules import PRESETS
+from holdfast.volumes.rules import parse_preset
 from holdfast.volumes.supervision import DataProcess, ServeRequest, StartProcess, Supervisor
 
 DEFAULT_PRESET: Final = "general"
@@ -257,17 +256,6 @@ class Volumes:
 
     def _find(self, name: str) -> Place:
         return self._around.catalog.find(parse_volume_name(name))
-
-
-def parse_preset(name: str) -> Preset:
-    """Return a preset, or raise InvalidRequestError (`bad-preset`)."""
-    if name not in PRESETS:
-        raise InvalidRequestError(
-            f"there is no preset {name[:64]!r}",
-            code="bad-preset",
-            advice=f"take one of {', '.join(sorted(PRESETS))}",
-        )
-    return PRESETS[name]
 
 
 async def _connect(place: Place) -> ControlClient | None:

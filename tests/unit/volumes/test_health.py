@@ -44,7 +44,7 @@ GOOD = VolumeStatus(
 ROT = ScrubProgress(
     state="done",
     damaged_bytes=4096,
-    damage=(DamagedRange(start=0, end=4096, what="check"),),
+    damage=(DamagedRange(place="extent", start=0, end=4096, what="check"),),
 )
 
 

@@ -218,6 +218,13 @@ class Volume(VolumeCore):
             self.writer.fill_fraction(), age_ns=age_ns, interval_ns=self._interval_ns
         )
 
+    @property
+    def checkpoint_age_ns(self) -> int:
+        """How long something has been waiting to be carried home, at most; 0 if nothing is."""
+        if self.log.checkpoint_lsn == self.log.last_lsn:
+            return 0
+        return max(0, self.clock.monotonic_ns() - self._checkpointed_ns)
+
     def begin_checkpoint(self) -> Job | None:
         """Begin to carry logged data home; None if there is nothing, or one runs."""
         self.check_usable()
