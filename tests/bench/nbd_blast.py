@@ -17,10 +17,10 @@ BLOCK_BYTES = 4096
 BATCHES_COUNT = 16
 
 
-def connect(socket_path: str, name: str) -> socket.socket:
-    """Return a connection in transmission, with simple replies."""
-    connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connected.connect(socket_path)
+def connect(port: int, name: str) -> socket.socket:
+    """Return a connection to loopback in transmission, with simple replies."""
+    connected = socket.create_connection(("127.0.0.1", port))
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     receive(connected, 18)
     payload = codec.pack_string(name) + codec.U16.pack(0)
     head = codec.OPTION.pack(codec.OPTION_MAGIC, codec.Option.GO, len(payload))

@@ -21,7 +21,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from tests.bench.nbd_blast import blast, connect, fill
 
@@ -83,8 +82,14 @@ class Server:
     """A server of NBD that runs."""
 
     process: "subprocess.Popen[bytes]"
-    socket_path: str
-    uri: str
+    port: int
+    name: str
+    """Of the export."""
+
+    @property
+    def uri(self) -> str:
+        """What clients are given."""
+        return f"nbd://127.0.0.1:{self.port}/{self.name}"
 
     def cpu_s(self) -> float:
         """Return the processor time of all its processes so far."""
@@ -111,54 +116,65 @@ def _stats_of_session(session: int) -> Iterator[list[str]]:
                 yield [*fields, entry.name]
 
 
-def start_nbdkit(directory: Path) -> tuple[list[str], str, str]:
-    """Return command, socket and URI of nbdkit with its file plugin."""
-    image, path = _image(directory)
-    return ["nbdkit", "-f", "-U", path, "file", image], path, f"nbd+unix:///?socket={path}"
+def nbdkit_command(directory: Path, port: int) -> list[str]:
+    """Return what starts nbdkit with its file plugin."""
+    return ["nbdkit", "-f", "-p", str(port), "-i", "127.0.0.1", "file", _image(directory)]
 
 
-def start_qemu(directory: Path) -> tuple[list[str], str, str]:
-    """Return command, socket and URI of qemu-nbd."""
-    image, path = _image(directory)
-    command = ["qemu-nbd", "-f", "raw", "--cache=writeback", "-e", "8", "-t", "-k", path, image]
-    return command, path, f"nbd+unix:///?socket={path}"
+def qemu_command(directory: Path, port: int) -> list[str]:
+    """Return what starts qemu-nbd."""
+    options = ["-f", "raw", "--cache=writeback", "-e", "8", "-t", "-b", "127.0.0.1"]
+    return ["qemu-nbd", *options, "-p", str(port), _image(directory)]
 
 
-def _image(directory: Path) -> tuple[str, str]:
+def holdfast_command(directory: Path, port: int, *, spin: bool) -> list[str]:
+    """Make a volume; return what starts its server."""
+    holdfast = os.environ["HOLDFAST"]
+    size = f"{VOLUME_BYTES // MIB}MiB"
+    subprocess.run(
+        [holdfast, "volumes", "create", NAME, "--size", size],
+        check=True,
+        env=os.environ | {"HOLDFAST_STATE": str(directory)},
+        stdout=subprocess.DEVNULL,
+    )
+    listen = f"127.0.0.1:{port}"
+    command = [holdfast, "volumes", "serve", "--listen", listen]
+    return [*command, "--spin", "50"] if spin else command
+
+
+def _image(directory: Path) -> str:
     image = directory / "disk.img"
     with open(image, "wb") as file:
         file.truncate(VOLUME_BYTES)
-    return str(image), str(directory / "nbd.sock")
+    return str(image)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+        return port
 
 
 @contextmanager
 def serving(kind: str, directory: Path) -> Iterator[Server]:
     """Start a server on a fresh volume; end it."""
     directory.mkdir(parents=True)
-    environment = dict(os.environ)
-    if kind.startswith("holdfast"):
-        environment["HOLDFAST_STATE"] = str(directory)
-        holdfast = os.environ["HOLDFAST"]
-        path = str(directory / "nbd.sock")
-        size = f"{VOLUME_BYTES // MIB}MiB"
-        subprocess.run(
-            [holdfast, "volumes", "create", NAME, "--size", size],
-            check=True,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-        )
-        command = [holdfast, "volumes", "serve", "--socket", path]
-        if kind == "holdfast-spin":
-            command += ["--spin-us", "50"]
-        uri = f"nbd+unix:///{NAME}?socket={path}"
+    port, name = _free_port(), ""
+    if kind == "nbdkit":
+        command = nbdkit_command(directory, port)
+    elif kind == "qemu-nbd":
+        command = qemu_command(directory, port)
     else:
-        command, path, uri = {"nbdkit": start_nbdkit, "qemu-nbd": start_qemu}[kind](directory)
+        command = holdfast_command(directory, port, spin=kind == "holdfast-spin")
+        name = NAME
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+        command,
+        env=os.environ | {"HOLDFAST_STATE": str(directory)},
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
-        _wait_for(path, process)
-        yield Server(process=process, socket_path=path, uri=uri)
+        yield Server(process=process, port=port, name=name)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -168,21 +184,16 @@ def serving(kind: str, directory: Path) -> Iterator[Server]:
             shutil.rmtree(directory)
 
 
-def _wait_for(path: str, process: "subprocess.Popen[bytes]") -> None:
+def _connect(server: Server) -> socket.socket:
     deadline_s = time.monotonic() + 30
-    while time.monotonic() < deadline_s and process.poll() is None:
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(path)
-                return
-            except OSError:
-                time.sleep(0.02)
-    raise SystemExit(f"the server does not listen: {process.args!r}")
-
-
-def _export_of(uri: str) -> str:
-    assert parse_qs(urlsplit(uri).query)["socket"]
-    return urlsplit(uri).path.lstrip("/")
+    while server.process.poll() is None:
+        try:
+            return connect(server.port, server.name)
+        except OSError:
+            if time.monotonic() > deadline_s:
+                break
+            time.sleep(0.02)
+    raise SystemExit(f"the server does not listen: {server.process.args!r}")
 
 
 def run_fio(load: Load, uri: str) -> dict[str, Any]:
@@ -220,7 +231,7 @@ def _disturbance(load: Load, directory: Path) -> Iterator[None]:
 def measure(kind: str, load: Load, directory: Path) -> dict[str, float]:
     """Return every figure there is of one run."""
     with serving(kind, directory) as server:
-        client = connect(server.socket_path, _export_of(server.uri))
+        client = _connect(server)
         fill(client, VOLUME_BYTES)
         if load.server_core is not None:
             for number in server.data_processes():
