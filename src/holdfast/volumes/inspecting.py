@@ -35,7 +35,7 @@ def inspect_files(files: VolumeFiles) -> Iterator[Found]:
         {"durable_lsn": hint.durable_lsn, "checkpoint_lsn": hint.checkpoint_lsn} if hint else {}
     )
     yield from _map(files, current)
-    yield from _log(files, current, hint.durable_lsn if hint else 0)
+    yield from _log(files, current, max(hint.durable_lsn, hint.checkpoint_lsn) if hint else 0)
 
 
 def _plain_superblock(superblock: Superblock | None) -> Found:
@@ -121,7 +121,7 @@ def _plain_header(header: BatchHeader) -> Found:
         "epoch": header.epoch,
         "durable_lsn": header.durable_lsn,
         "checkpoint_lsn": header.checkpoint_lsn,
-        "records_count": header.count,
+        "records_count": header.records_count,
         "payload_bytes": header.payload_bytes,
         "payload_digest": f"{header.payload_digest:016x}",
         "previous": f"{header.previous:016x}",
