@@ -19,7 +19,7 @@ BLOCKS = SMALL.size_bytes // BLOCK_BYTES
 
 
 def lived_in(*, dirty: bool = True) -> VolumeWorld:
-    """Return a volume with small and large writes and trims at home, and some flushed in the log."""
+    """Return a volume with writes of all sizes and trims at home, some flushed in the log."""
     world = VolumeWorld()
     for slot in range(0, 18, 3):
         world.write(slot * SMALL.slot_bytes, SMALL.slot_bytes)
@@ -148,9 +148,10 @@ def test_torn_superblock_leaves_the_one_before() -> None:
 
 
 def test_lost_superblock_is_loud_once_the_log_went_on() -> None:
-    """The older superblock is valid, but what it would replay was overwritten: damage, not peace."""
+    """The older superblock is valid, but what it would replay was overwritten."""
     world = lived_in()
     newest = world.volume.store.current.generation % 2 * 4096
+    world.begin_checkpoint()
     world.write_run([1, 2])
     world.flush()
     world.disk.write_back()

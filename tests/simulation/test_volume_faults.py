@@ -1,6 +1,6 @@
 """Goal: what the medium refuses reaches the client as an error, and nothing acknowledged is lost.
 
-Method: each write and flush of a life fails in turn; then the process dies and the volume is opened.
+Method: each write and flush of a life fails in turn; then the process dies and it is opened.
 Cites invariants 2, 13, 17 and 18 of volumes/engine/volume.py.
 """
 
