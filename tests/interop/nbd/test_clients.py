@@ -124,7 +124,6 @@ print(
 def test_holes_and_changes_are_told(served: ServedVolume) -> None:
     need("nbdinfo")
     _nbdsh(served, "h.pwrite(b'a' * (1 << 20), 1 << 20)\nh.flush()")
-    served.restart()  # Changes are told by checkpoints: what is between two of them is told as one.
     before = served.server.call(lambda: served.volume.last_lsn)
     _nbdsh(served, "h.pwrite(b'b' * 65536, 8 << 20)\nh.flush()")
 
@@ -136,7 +135,10 @@ def test_holes_and_changes_are_told(served: ServedVolume) -> None:
         (MIB, MIB),
         (8 * MIB, 65536),
     ]
-    assert [(e["offset"], e["length"]) for e in changes if e["type"] == 1] == [(8 * MIB, 65536)]
+    # More may be told than what has changed since, never less, and never what was not written.
+    changed = [(e["offset"], e["length"]) for e in changes if e["type"] == 1]
+    assert (8 * MIB, 65536) in changed
+    assert set(changed) <= {(MIB, MIB), (8 * MIB, 65536)}
 
 
 def test_flush_of_one_connection_covers_another(served: ServedVolume) -> None:
