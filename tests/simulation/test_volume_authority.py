@@ -193,3 +193,13 @@ def test_clean_close_leaves_nothing_to_replay() -> None:
     world.write(100, 70_000)
     world.reopen_clean()
     world.reopen_clean()
+
+
+def test_space_that_was_replaced_is_used_again() -> None:
+    world = VolumeWorld()
+    for number in range(60):
+        world.write(number % 5 * SMALL.slot_bytes, 4 * SMALL.slot_bytes)
+        world.write(0, 2 * SMALL.slot_bytes)
+        if number % 3 == 0:
+            world.drain()
+    assert world.volume.allocator.high < 60

@@ -1,8 +1,8 @@
-"""Goal: damage at rest is loud, whatever it hits; a volume never returns bytes that were not written.
+"""Goal: damage at rest is loud, whatever it hits; a volume never returns what was not written.
 
 Method: a volume with changes at home and in the log is closed or killed, one byte is flipped (or a
 write was lost or went astray), and it is opened again: each read is right or an error.
-Cites invariants 6, 12 and 24 of volumes/engine/volume.py.
+Cites invariants 6, 11, 12 and 24 of volumes/engine/volume.py.
 """
 
 from random import Random
@@ -193,3 +193,23 @@ def test_lost_or_astray_write_is_loud_or_harmless(fault: str) -> None:
             continue
         loud += bool(wrong_blocks(world, volume)[0])
     assert loud or total <= 140
+
+
+def test_change_that_was_torn_away_does_not_return_when_the_one_before_is_repeated() -> None:
+    """Cites invariant 11: the same bytes again, in the same place, with the same number."""
+    world = VolumeWorld()
+    first, second = b"a" * BLOCK_BYTES, b"b" * BLOCK_BYTES
+    torn_at = world.volume.log.payload_at() + 1000
+    world.volume.write(0, first)
+    world.volume.write(BLOCK_BYTES, second)
+    world.disk.file("log").flip(torn_at, 1)
+
+    world.volume = world.open()
+    assert world.volume.last_lsn == 0
+    world.volume.write(0, first)
+    world.volume = world.open()
+
+    assert world.volume.last_lsn == 1
+    block = memoryview(bytearray(BLOCK_BYTES))
+    world.volume.read_into(BLOCK_BYTES, block)
+    assert not any(block)
