@@ -1,4 +1,7 @@
-"""Goal: every BlockFile keeps the port's contract. Method: the same calls on each implementation."""
+"""Goal: every BlockFile keeps the port's contract.
+
+Method: the same calls on each implementation, the simulated one included.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -10,6 +10,7 @@ from random import Random
 import pytest
 
 from holdfast.errors import HoldfastError, IntegrityError
+from holdfast.testing.faults import PowerCutError
 from holdfast.volumes.engine.scrub import Scrub
 from holdfast.volumes.engine.volume import Volume
 from holdfast.volumes.model import BLOCK_BYTES, Damage, VolumeState
@@ -213,3 +214,20 @@ def test_change_that_was_torn_away_does_not_return_when_the_one_before_is_repeat
     block = memoryview(bytearray(BLOCK_BYTES))
     world.volume.read_into(BLOCK_BYTES, block)
     assert not any(block)
+
+
+def test_power_cut_while_opening_after_a_kill_leaves_a_superblock() -> None:
+    """A superblock that was written and not flushed must not be the only good one (invariant 6)."""
+    for seed in range(60):
+        world = VolumeWorld()
+        world.write_run([1, 2, 3])
+        world.flush()
+        world.begin_checkpoint()
+        world.step_checkpoint()
+        world.disk.kill()
+        world.disk.faults.power_cut_at = world.disk.counts["operations"] + seed % 6 + 1
+        try:
+            world.open()
+        except PowerCutError:
+            pass
+        world.crash(seed, keep=0.5, cut_again=None)
