@@ -80,6 +80,8 @@ class Report:
     """What a data process says once: where it listens, or why it does not."""
 
     listening: tuple[str, ...] = ()
+    listen: tuple[tuple[str, int], ...] = ()
+    """The addresses and ports among these."""
     problem: dict[str, object] | None = None
 
 
@@ -171,12 +173,14 @@ async def _run(orders: Orders) -> None:
             listening=listening,
             used_bytes=lambda: used_bytes(Path(orders.directory)),
         )
-        await _serve(answering, control)
+        await _serve(answering, control, tuple(each.getsockname()[:2] for each in remote))
         await running.close()
         volume.close()
 
 
-async def _serve(answering: Answering, control: socket.socket) -> None:
+async def _serve(
+    answering: Answering, control: socket.socket, listen: tuple[tuple[str, int], ...]
+) -> None:
     """Answer until told to stop, then let the front ends finish."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -185,7 +189,7 @@ async def _serve(answering: Answering, control: socket.socket) -> None:
     await server.start(control)
     # What is there now stays: the collector need not look at it again and again.
     gc.freeze()
-    _say(Report(listening=answering.listening))
+    _say(Report(listening=answering.listening, listen=listen))
     await answering.stopped.wait()
     await answering.close()
     await server.close()

@@ -51,9 +51,9 @@ _REPORT_BYTES_MAX: Final = 64 * 1024
 class _Process:
     """A data process that serves; see DataProcess."""
 
-    def __init__(self, process: asyncio.subprocess.Process, listening: tuple[str, ...]) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, report: Report) -> None:
         self._process = process
-        self._listening = listening
+        self._report = report
 
     @property
     def pid(self) -> int:
@@ -61,7 +61,11 @@ class _Process:
 
     @property
     def listening(self) -> tuple[str, ...]:
-        return self._listening
+        return self._report.listening
+
+    @property
+    def listen(self) -> tuple[tuple[str, int], ...]:
+        return self._report.listen
 
     async def wait(self) -> str:
         return _how(await self._process.wait())
@@ -211,8 +215,8 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-async def _report(process: asyncio.subprocess.Process) -> tuple[str, ...]:
-    """Return where a new process listens, or raise the error it ended with."""
+async def _report(process: asyncio.subprocess.Process) -> Report:
+    """Return what a new process that serves says, or raise the error it ended with."""
     assert process.stdout is not None
     try:
         async with asyncio.timeout(START_S):
@@ -233,7 +237,7 @@ async def _report(process: asyncio.subprocess.Process) -> tuple[str, ...]:
         ) from error
     if report.problem is not None:
         raise error_of_problem(report.problem)
-    return report.listening
+    return report
 
 
 def _how(code: int) -> str:

@@ -8,13 +8,14 @@ Invariants:
 1. There is at most one process for a volume; the next is started after the last has ended.
 2. The first start is answered: served, or the error the process ended with. Later ones are logged.
 3. A restart waits restart_delay_s, never longer than RESTART_DELAY_MAX_S.
-4. After stop() has returned no process of the volume runs, and none is started.
+4. A restart listens where the first start did, chosen ports included.
+5. After stop() has returned no process of the volume runs, and none is started.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from holdfast.errors import HoldfastError, StateError
@@ -53,6 +54,11 @@ class DataProcess(Protocol):
     @property
     def listening(self) -> tuple[str, ...]:
         """URIs of its front ends."""
+        ...
+
+    @property
+    def listen(self) -> tuple[tuple[str, int], ...]:
+        """Addresses and ports of TCP, as they became."""
         ...
 
     async def wait(self) -> str:
@@ -122,6 +128,8 @@ class Supervisor:
         served = self._served[request.name] = _Served(request=request)
         try:
             served.process = await self._start(request)
+            # Clients come back to where they were: a free port is chosen once.
+            served.request = replace(request, listen=served.process.listen)
         except BaseException:
             del self._served[request.name]
             raise
@@ -165,7 +173,7 @@ class Supervisor:
             try:
                 return await asyncio.shield(starting), failures_count
             except asyncio.CancelledError:
-                # Stopped while one starts: it must not be forgotten, or two would run (4).
+                # Stopped while one starts: it must not be forgotten, or two would run (5).
                 started = await asyncio.gather(starting, return_exceptions=True)
                 if not isinstance(started[0], BaseException):
                     await started[0].stop()

@@ -28,6 +28,7 @@ class Process:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.listening = (f"nbd://{pid}",)
+        self.listen = (("127.0.0.1", 7000 + pid),)
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def wait(self) -> str:
@@ -43,11 +44,13 @@ class Starter:
 
     def __init__(self) -> None:
         self.started: list[Process] = []
+        self.requests: list[ServeRequest] = []
         self.failures: list[Exception] = []
         self.gate = asyncio.Event()
         self.gate.set()
 
     async def __call__(self, request: ServeRequest) -> Process:
+        self.requests.append(request)
         await self.gate.wait()
         if self.failures:
             raise self.failures.pop()
@@ -80,6 +83,7 @@ async def test_process_that_ends_is_started_again(supervisor: Supervisor, starte
     second = await starter.has_started(2)
 
     assert (first.pid, second.pid) == (0, 1)
+    assert [request.listen for request in starter.requests] == [(), (("127.0.0.1", 7000),)]
     await supervisor.stop(DB.name)
     assert second.ended.result() == "stopped"
 
@@ -122,7 +126,7 @@ async def test_volume_is_served_once(supervisor: Supervisor) -> None:
 async def test_nothing_runs_after_a_stop_during_a_restart(
     supervisor: Supervisor, starter: Starter
 ) -> None:
-    """Invariant 4: a process that was just being started is ended too."""
+    """Invariant 5: a process that was just being started is ended too."""
     await supervisor.serve(DB)
     starter.gate.clear()
     starter.started[0].ended.set_result("it was killed")
