@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import heads_openapi
+import volumes_openapi
 
 from holdfast.cli.exits import EXITS, SEVERITY, Exit
 from holdfast.heads.conf import OPTIONS, Option
@@ -94,6 +95,14 @@ COMMANDS = (
     ("heads", "history"),
     ("heads", "status"),
     ("heads", "probe"),
+    ("volumes", "create"),
+    ("volumes", "list"),
+    ("volumes", "show"),
+    ("volumes", "serve"),
+    ("volumes", "grow"),
+    ("volumes", "scrub"),
+    ("volumes", "inspect"),
+    ("volumes", "remove"),
 )
 
 
@@ -128,6 +137,11 @@ def _option_row(option: Option) -> str:
     )
 
 
+def volumes_openapi_page() -> str:
+    """Return openapi-volumes.json."""
+    return json.dumps(volumes_openapi.description(), indent=1) + "\n"
+
+
 def heads_openapi_page() -> str:
     """Return openapi-heads.json."""
     return json.dumps(heads_openapi.description(), indent=1) + "\n"
@@ -138,6 +152,7 @@ PAGES = {
     "cli.md": cli_page,
     "heads-settings.md": heads_settings_page,
     "openapi-heads.json": heads_openapi_page,
+    "openapi-volumes.json": volumes_openapi_page,
 }
 
 
