@@ -83,7 +83,7 @@ MUTATIONS = [
     Mutation(
         "rot in the log is carried home",
         "checkpoint",
-        "if block_check(data, block * BLOCK_BYTES) != entry & CHECK_MASK:",
+        "if (digest(data, block * BLOCK_BYTES) & CHECK_MASK or 1) != entry & CHECK_MASK:",
         "if False:",
     ),
     Mutation(
@@ -173,8 +173,8 @@ MUTATIONS = [
     Mutation(
         "checks at rest are not compared",
         "checks",
-        "elif block_check(block, start + at) != check:",
-        "elif False:",
+        "            raise damaged(start + at, start + end, place)\n",
+        "            continue\n",
     ),
     Mutation(
         "checks at rest of single blocks are not compared",

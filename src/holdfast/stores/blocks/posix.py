@@ -74,6 +74,8 @@ class PosixBlockFile:
             count = os.pwritev(self._fd, parts, offset_bytes)
         except OSError as error:
             raise_translated(error, self._path, "write-failed")
+        if count == sum(map(len, parts)):
+            return
         for part in parts:
             size = len(part)
             if count < size:

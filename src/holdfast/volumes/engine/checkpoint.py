@@ -23,12 +23,14 @@ from array import array
 from dataclasses import dataclass
 from typing import Final
 
+from xxhash import xxh3_64_intdigest
+
 from holdfast.ports import Buffer
 from holdfast.volumes.engine.apply import Maps
-from holdfast.volumes.engine.checks import CheckPages, damaged
-from holdfast.volumes.engine.dirty import CHECK_MASK, NOWHERE, ZERO, DirtyMap
+from holdfast.volumes.engine.checks import PAGE_CHECKS, CheckPages, damaged
+from holdfast.volumes.engine.dirty import NOWHERE, ZERO, DirtyMap
 from holdfast.volumes.engine.files import SyncJob, VolumeFiles
-from holdfast.volumes.engine.formats import SECTOR_SLOTS, block_check
+from holdfast.volumes.engine.formats import CHECK_MASK, SECTOR_SLOTS
 from holdfast.volumes.engine.slots import Allocator, SlotTable
 from holdfast.volumes.model import BLOCK_BYTES, Lsn
 
@@ -67,6 +69,10 @@ def plan_checkpoint(maps: Maps, allocator: Allocator, lsn: Lsn) -> CheckpointPla
     return CheckpointPlan(lsn=lsn, frozen=frozen, moves=moves, fresh=frozenset(fresh))
 
 
+_Row = tuple[int, int, int]
+"""Physical block, block, entry."""
+
+
 class CheckpointJob:
     """Steps 1 to 3 of the order above."""
 
@@ -88,7 +94,7 @@ class CheckpointJob:
             self.sync.run()
         windows = self._place_checks()
         for number in sorted(windows):
-            self._carry(number << _WINDOW_BITS, sorted(windows[number]))
+            self._carry(windows[number])
         self.files.extent.fdatasync()
         self.pages.flush()
         self.files.checks.fdatasync()
@@ -96,10 +102,10 @@ class CheckpointJob:
         self._table.write_sectors(self.files.slots, sectors, self.changes, self.plan.lsn)
         self.files.slots.fdatasync()
 
-    def _place_checks(self) -> dict[int, list[tuple[int, int, int]]]:
-        """Set the checks; return for each window of the log (physical block, block, entry)."""
+    def _place_checks(self) -> dict[int, list[_Row]]:
+        """Set the checks; return the blocks to carry for each window of the log."""
         plan, pages, slot_blocks = self.plan, self.pages, self._slot_blocks
-        windows: dict[int, list[tuple[int, int, int]]] = {}
+        windows: dict[int, list[_Row]] = {}
         unwritten = array("I", bytes(4 * slot_blocks))
         for physical in sorted(plan.fresh):
             pages.put_many(physical * slot_blocks, unwritten)
@@ -109,43 +115,60 @@ class CheckpointJob:
                 self.changes[slot] = plan.moves[slot]
                 if placed.physical != NOWHERE:
                     pages.put_many(placed.physical * slot_blocks, placed.checks)
-            for block, entry in shard.blocks.items():
-                slot, at = divmod(block, slot_blocks)
-                if slot not in self.changes:
-                    self.changes[slot] = plan.moves.get(slot, self._table.physical(slot))
-                physical = self.changes[slot]
-                if physical < 0:
-                    continue
-                index = physical * slot_blocks + at
-                if entry == ZERO:
-                    pages.put(index, 0)
-                    continue
-                pages.put(index, entry & CHECK_MASK)
-                window = entry >> 32 + _WINDOW_BITS
-                windows.setdefault(window, []).append((index, block, entry))
+            self._place_blocks(shard.blocks, windows)
         return windows
 
-    def _carry(self, window_at: int, entries: list[tuple[int, int, int]]) -> None:
+    def _place_blocks(self, blocks: dict[int, int], windows: dict[int, list[_Row]]) -> None:
+        """The same for the blocks of a shard; most of a checkpoint's time without the medium."""
+        pages, changes, moves = self.pages, self.changes, self.plan.moves
+        slot_blocks = self._slot_blocks
+        page_number, page = -1, memoryview(b"")
+        for block, entry in blocks.items():
+            slot = block // slot_blocks
+            physical = changes.get(slot)
+            if physical is None:
+                physical = moves.get(slot)
+                if physical is None:
+                    physical = self._table.physical(slot)
+                changes[slot] = physical
+            if physical < 0:
+                continue
+            index = physical * slot_blocks + block % slot_blocks
+            if index // PAGE_CHECKS != page_number:
+                page_number = index // PAGE_CHECKS
+                page = pages.writable(page_number)
+            if entry == ZERO:
+                page[index % PAGE_CHECKS] = 0
+                continue
+            page[index % PAGE_CHECKS] = entry & CHECK_MASK
+            window = entry >> 32 + _WINDOW_BITS
+            rows = windows.get(window)
+            if rows is None:
+                rows = windows[window] = []
+            rows.append((index, block, entry))
+
+    def _carry(self, rows: list[_Row]) -> None:
         """Copy blocks that lie in a window of the log to their places, in the order of these."""
-        low = min(entry >> 32 for _, _, entry in entries)
-        high = max(entry >> 32 for _, _, entry in entries) + BLOCK_BYTES
-        assert low >= window_at
-        view = memoryview(bytearray(high - low))
+        offsets = [entry >> 32 for _, _, entry in rows]
+        low = min(offsets)
+        view = memoryview(bytearray(max(offsets) + BLOCK_BYTES - low))
         self.files.log.pread_into(view, low)
+        rows.sort()
+        extent = self.files.extent
+        digest = xxh3_64_intdigest
         parts: list[Buffer] = []
         first = 0
-        for index, block, entry in entries:
+        for index, block, entry in rows:
             at = (entry >> 32) - low
             data = view[at : at + BLOCK_BYTES]
-            if block_check(data, block * BLOCK_BYTES) != entry & CHECK_MASK:
+            if (digest(data, block * BLOCK_BYTES) & CHECK_MASK or 1) != entry & CHECK_MASK:
                 raise damaged(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES, "log")
-            if parts and (index != first + len(parts) or len(parts) == _PARTS_MAX):
-                self.files.extent.pwritev(parts, first * BLOCK_BYTES)
-                parts = []
-            if not parts:
-                first = index
+            if index != first + len(parts) or len(parts) == _PARTS_MAX:
+                if parts:
+                    extent.pwritev(parts, first * BLOCK_BYTES)
+                first, parts = index, []
             parts.append(data)
-        self.files.extent.pwritev(parts, first * BLOCK_BYTES)
+        extent.pwritev(parts, first * BLOCK_BYTES)
 
 
 class PublishJob:

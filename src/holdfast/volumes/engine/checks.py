@@ -11,9 +11,11 @@ from array import array
 from collections.abc import Sequence
 from typing import Final
 
+from xxhash import xxh3_64_intdigest
+
 from holdfast.errors import IntegrityError
 from holdfast.ports import BlockFile
-from holdfast.volumes.engine.formats import block_check
+from holdfast.volumes.engine.formats import CHECK_MASK
 from holdfast.volumes.model import BLOCK_BYTES
 
 PAGE_CHECKS: Final = 1024
@@ -51,17 +53,16 @@ class CheckPages:
         at = index % PAGE_CHECKS
         return self.page(index // PAGE_CHECKS)[at : at + count].tolist()
 
-    def put(self, index: int, check: int) -> None:
-        """Change the check of a physical block."""
-        number, at = divmod(index, PAGE_CHECKS)
-        self.page(number)[at] = check
+    def writable(self, number: int) -> memoryview:
+        """Return a page to be changed, before any other page is asked for."""
+        page = self.page(number)
         self.dirty.add(number)
+        return page
 
     def put_many(self, index: int, checks: "array[int]") -> None:
         """Change the checks of blocks from physical block `index`; of one page."""
         number, at = divmod(index, PAGE_CHECKS)
-        self.page(number)[at : at + len(checks)] = memoryview(checks)
-        self.dirty.add(number)
+        self.writable(number)[at : at + len(checks)] = memoryview(checks)
 
     def flush(self) -> None:
         """Write what was changed; not durable before the file is flushed."""
@@ -78,14 +79,15 @@ class CheckPages:
 
 def verify_blocks(view: memoryview, start: int, checks: Sequence[int], place: str) -> None:
     """Compare blocks just read, of the volume from `start`, with their checks; zero those of 0."""
-    at = 0
+    digest = xxh3_64_intdigest
+    end = 0
     for check in checks:
-        block = view[at : at + BLOCK_BYTES]
-        if not check:
-            block[:] = _ZEROS
-        elif block_check(block, start + at) != check:
-            raise damaged(start + at, start + at + BLOCK_BYTES, place)
-        at += BLOCK_BYTES
+        at, end = end, end + BLOCK_BYTES
+        if (digest(view[at:end], start + at) & CHECK_MASK or 1) == check:
+            continue
+        if check:
+            raise damaged(start + at, start + end, place)
+        view[at:end] = _ZEROS
 
 
 def damaged(start: int, end: int, place: str) -> IntegrityError:

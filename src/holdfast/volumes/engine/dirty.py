@@ -17,7 +17,6 @@ from holdfast.volumes.model import BLOCK_BYTES, Geometry
 
 SHARD_BITS: Final = 10
 """Blocks of a shard, as a power of two: 4 MiB."""
-CHECK_MASK: Final = 0xFFFFFFFF
 ZERO: Final = -1
 """Entry of a block that reads as zeros. Others: offset in the log << 32 | check."""
 NOWHERE: Final = -1

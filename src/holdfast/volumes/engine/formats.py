@@ -46,7 +46,7 @@ SECTOR_SLOTS: Final = 63
 _SECTOR_BODY: Final = SECTOR_SLOTS * 8
 _U64: Final = Struct("<Q")
 PHYSICAL: Final = Struct("<I")
-_U32_MAX: Final = 0xFFFFFFFF
+CHECK_MASK: Final = 0xFFFFFFFF
 _U64_MAX: Final = 0xFFFFFFFFFFFFFFFF
 LSN_MAX: Final = (1 << 40) - 1
 """Largest LSN: the slot table keeps them in units of 256, in 32 bits."""
@@ -277,7 +277,7 @@ def _data_bytes(kind: RecordKind, size_bytes: int, geometry: Geometry) -> int:
 
 def block_check(data: Buffer, start: int) -> int:
     """Return the check of a block that begins at `start` of the volume; never 0, which is zeros."""
-    return xxh3_64_intdigest(data, start) & _U32_MAX or 1
+    return xxh3_64_intdigest(data, start) & CHECK_MASK or 1
 
 
 def encode_sector(number: int, entries: "array[int]", incarnation: int) -> bytes:

@@ -11,9 +11,9 @@ from xxhash import xxh3_64_intdigest
 
 from holdfast.volumes.engine.apply import Maps
 from holdfast.volumes.engine.checks import CheckPages, damaged, verify_blocks
-from holdfast.volumes.engine.dirty import CHECK_MASK, NOWHERE, SHARD_BITS, ZERO
+from holdfast.volumes.engine.dirty import NOWHERE, SHARD_BITS, ZERO
 from holdfast.volumes.engine.files import VolumeFiles
-from holdfast.volumes.engine.formats import SECTOR_SLOTS
+from holdfast.volumes.engine.formats import CHECK_MASK, SECTOR_SLOTS
 from holdfast.volumes.engine.slots import SlotTable
 from holdfast.volumes.model import BLOCK_BYTES
 

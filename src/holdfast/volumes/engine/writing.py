@@ -19,10 +19,11 @@ from xxhash import xxh3_64_intdigest
 from holdfast.errors import HoldfastError, InvalidRequestError
 from holdfast.ports import Buffer
 from holdfast.volumes.engine.apply import Maps
-from holdfast.volumes.engine.dirty import CHECK_MASK, SHARD_BITS, Placed, Shard
+from holdfast.volumes.engine.dirty import SHARD_BITS, Placed, Shard
 from holdfast.volumes.engine.files import VolumeFiles
 from holdfast.volumes.engine.formats import (
     BATCH_HEADER_BYTES,
+    CHECK_MASK,
     PHYSICAL,
     RECORD,
     RECORD_HEADER_BYTES,
