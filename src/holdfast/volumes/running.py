@@ -17,12 +17,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 from holdfast.errors import HoldfastError, StorageFailedError
+from holdfast.model.limits import KIB
 from holdfast.ports import Clock
 from holdfast.volumes.counters import Counters
 from holdfast.volumes.served import Job, ServedVolume
 
 TICK_S: Final = 0.1
 """How often a volume that is not written to is asked whether it wants a checkpoint."""
+
+ASK_BYTES: Final = 256 * KIB
+"""How much is written between two such questions: asking costs as much as a small write."""
 
 OnDurable = Callable[[HoldfastError | None], None]
 
@@ -41,6 +45,7 @@ class RunningVolume:
         self._checkpointer = ThreadPoolExecutor(1, "checkpointer")
         self._waiters: list[tuple[int, OnDurable]] = []
         self._room_waiters: list[Callable[[], None]] = []
+        self._unasked_bytes = 0
         self._is_syncing = False
         self._is_checkpointing = False
         self._running_count = 0
@@ -69,8 +74,14 @@ class RunningVolume:
         if not self._is_checkpointing:
             self._begin_checkpoint()
 
-    def written(self) -> None:
-        """Begin a checkpoint if the volume wants one; called after every batch of writes."""
+    def written(self, size_bytes: int) -> None:
+        """Take note of writes; from time to time ask the volume whether it wants a checkpoint."""
+        self._unasked_bytes += size_bytes
+        if self._unasked_bytes >= ASK_BYTES:
+            self._ask_for_checkpoint()
+
+    def _ask_for_checkpoint(self) -> None:
+        self._unasked_bytes = 0
         if not self._is_checkpointing and self.volume.wants_checkpoint():
             self._begin_checkpoint()
 
@@ -97,7 +108,7 @@ class RunningVolume:
 
     def _on_tick(self) -> None:
         self._tick = self._loop.call_later(TICK_S, self._on_tick)
-        self.written()
+        self._ask_for_checkpoint()
 
     def _begin_sync(self, *, here: bool = False) -> None:
         try:
@@ -174,7 +185,7 @@ class RunningVolume:
         self.counters.checkpoints_count += 1
         self.counters.checkpoint_ns += self.clock.monotonic_ns() - began_ns
         self._wake_room_waiters()
-        self.written()
+        self._ask_for_checkpoint()
 
     def _wake_room_waiters(self) -> None:
         waiters, self._room_waiters = self._room_waiters, []

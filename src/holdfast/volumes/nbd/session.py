@@ -21,6 +21,7 @@ from typing import Final
 
 from holdfast.errors import HoldfastError
 from holdfast.model.limits import (
+    KIB,
     MIB,
     NBD_BATCH_MAX,
     NBD_EXTENTS_MAX,
@@ -42,8 +43,10 @@ from holdfast.volumes.running import RunningVolume
 _FUA: Final = int(CommandFlag.FUA)
 _HOLE: Final = int(AllocationFlag.HOLE)
 _ZERO: Final = int(AllocationFlag.ZERO)
-_READ_USUAL: Final = 1 * MIB
-"""Reads up to this size without flags need no closer look."""
+_PIECE_BYTES: Final = 256 * KIB
+"""Longer reads are answered in pieces of this size, where the client can take pieces."""
+_MORE: Final = 1 << 16
+"""Flag of a piece, beyond those of the protocol: another piece of the same read follows."""
 _size_of: Final = attrgetter("size_bytes")
 _PREFETCH_BYTES: Final = 1 * MIB
 # Plain integers: the complement of a flag of an enumeration leaves unknown bits out.
@@ -172,7 +175,7 @@ class Session:
         else:
             self._admit_writes(batch)
         for flags, _, _, start, size_bytes in batch.reads:
-            if flags or not 0 < size_bytes <= _READ_USUAL or start + size_bytes > volume_bytes:
+            if flags or not 0 < size_bytes <= _PIECE_BYTES or start + size_bytes > volume_bytes:
                 self._reads = self._admit_reads(batch.reads)
                 break
 
@@ -194,10 +197,12 @@ class Session:
         admitted = []
         for request in reads:
             errno = self._refusal(request)
-            if errno is None:
-                admitted.append(request)
-            else:
+            if errno is not None:
                 self._refuse(request, errno, self._counters.read)
+            elif self._is_structured and not request.flags & CommandFlag.DF:
+                admitted.extend(_pieces_of(request))
+            else:
+                admitted.append(request)
         return admitted
 
     def _write(self) -> bool:
@@ -221,7 +226,7 @@ class Session:
         self._outbox.add(codec.pack_successes(self._cookies))
         self._count(self._counters.write, len(self._writes), size_bytes)
         self._writes = []
-        self._running.written()
+        self._running.written(size_bytes)
         return True
 
     def _refuse_writes(self, errno: Errno) -> None:
@@ -252,7 +257,7 @@ class Session:
         is_structured, read_into = self._is_structured, self._volume.read_into
         pack_into = codec.SIMPLE_REPLY.pack_into
         for index in range(stop):
-            _, _, cookie, start, size_bytes = request = reads[index]
+            flags, _, cookie, start, size_bytes = request = reads[index]
             data_at = at + head_bytes
             after = data_at + size_bytes
             try:
@@ -260,9 +265,10 @@ class Session:
             except HoldfastError as error:
                 outbox.take_back(wanted_bytes - at)
                 self._refuse(request, errno_of(error), self._counters.read, error.message)
-                return index + 1
+                return index + 1 + _count_following(reads, index)
             if is_structured:
-                answers[at:data_at] = codec.pack_data_chunk(cookie, start, size_bytes)
+                done = 0 if flags & _MORE else codec.CHUNK_DONE
+                answers[at:data_at] = codec.pack_data_chunk(cookie, start, size_bytes, done)
             else:
                 pack_into(answers, at, codec.SIMPLE_REPLY_MAGIC, 0, cookie)
             at = after
@@ -308,7 +314,7 @@ class Session:
         else:
             self._outbox.add(codec.pack_simple_reply(request.cookie))
             self._count(self._counters.trim, 1, size_bytes)
-        self._running.written()
+        self._running.written(codec.REQUEST_BYTES)
         return True
 
     def _prefetch(self, request: Request) -> None:
@@ -396,3 +402,20 @@ class Session:
         if count:
             took_ns = self._running.clock.monotonic_ns() - self._began_ns
             counter.add(count, size_bytes, took_ns)
+
+
+def _pieces_of(request: Request) -> list[Request]:
+    """Return a read as pieces that are read and sent one after the other."""
+    end = request.start + request.size_bytes
+    starts = range(request.start, end, _PIECE_BYTES)
+    pieces = [request._replace(flags=_MORE, start=at, size_bytes=_PIECE_BYTES) for at in starts]
+    pieces[-1] = request._replace(start=starts[-1], size_bytes=end - starts[-1])
+    return pieces
+
+
+def _count_following(reads: list[Request], index: int) -> int:
+    """Return how many further pieces of the read at `index` there are."""
+    stop = index
+    while reads[stop].flags & _MORE:
+        stop += 1
+    return stop - index

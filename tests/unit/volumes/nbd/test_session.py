@@ -8,7 +8,7 @@ and full log are told. Invariants: session 1-4 and, of front ends, 51 (one reply
 import struct
 
 import pytest
-from tests.support.nbd_client import request, write
+from tests.support.nbd_client import request, split_replies, write
 from tests.unit.volumes.nbd.conftest import VOLUME_BYTES, SessionBench
 
 from holdfast import errors
@@ -183,6 +183,40 @@ def test_structured_error_of_a_read_carries_the_message(structured: SessionBench
 
     head = bytes.fromhex("668e33ef 0001 8001 0000000000000003 00000017")
     assert structured.sent() == head + b"\0\0\0\5\0\x11block 7 is rotten"
+
+
+def test_long_read_comes_in_pieces_unless_df(structured: SessionBench) -> None:
+    structured.receive(b"".join(write(n, n << 16, bytes([n]) * 65536) for n in range(16)))
+    structured.sent()
+
+    structured.receive(request(Command.READ, 1, 100, VOLUME_BYTES - 200))
+    data = structured.sent()
+    while structured.wait is not Wait.INPUT:
+        structured.advance()
+        data += structured.sent()
+    pieces = split_replies(data)
+    structured.receive(request(Command.READ, 2, 100, VOLUME_BYTES - 200, flags=DF))
+    (whole,) = structured.replies()
+
+    assert [piece.is_last for piece in pieces] == [False, False, False, True]
+    offsets = [struct.unpack(">Q", piece.payload[:8])[0] for piece in pieces]
+    assert offsets == [100 + index * 262144 for index in range(4)]
+    joined = b"".join(piece.payload[8:] for piece in pieces)
+    assert joined == whole.payload[8:] == structured.volume.content[100:-100]
+
+
+def test_long_read_that_fails_half_way_ends_with_the_error(structured: SessionBench) -> None:
+    structured.receive(request(Command.READ, 1, 0, VOLUME_BYTES) + request(Command.READ, 2, 0, 1))
+    assert structured.wait is Wait.OUTPUT
+    structured.sent()
+    structured.volume.error = errors.IntegrityError("rot", code="rot")
+    structured.advance()
+
+    chunks = structured.replies()
+    assert [(c.cookie, c.errno, c.is_last) for c in chunks] == [
+        (1, Errno.EIO, True),
+        (2, Errno.EIO, True),
+    ]
 
 
 @pytest.mark.parametrize("kind", list(ERRNOS))
