@@ -25,9 +25,9 @@ from holdfast.volumes.engine.formats import (
     encode_batch_header,
     encode_superblock,
 )
-from holdfast.volumes.engine.inspect import describe_log, describe_volume
 from holdfast.volumes.engine.recovery import LogReader
 from holdfast.volumes.engine.superblocks import newest_superblock
+from holdfast.volumes.inspecting import inspect_files
 from holdfast.volumes.model import VolumeState
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "volume-1.json"
@@ -66,12 +66,14 @@ def test_files_are_the_golden_ones() -> None:
 
 def test_what_is_described_is_what_was_done() -> None:
     world = small_life()
-    told = describe_volume(world.files())
-    assert told.last_lsn == world.volume.last_lsn
-    assert told.lost is None
-    assert told.hint_durable_lsn == world.durable
-    kinds = [record.kind for batch in describe_log(world.files()) for record in batch.records]
-    assert kinds == ["trim", "write", "placed"]
+    found = list(inspect_files(world.files()))
+    assert [each["kind"] for each in found if each["what"] == "record"] == [
+        "trim",
+        "write",
+        "placed",
+    ]
+    assert found[-1]["last_lsn"] == world.volume.last_lsn
+    assert found[-1]["lost_last_lsn"] == 0
 
 
 SUPERBLOCK = encode_superblock(newest_superblock(small_life().files().meta))
@@ -116,8 +118,7 @@ def test_log_of_any_bytes_is_read_without_failing_and_unchanged(data: st.DataObj
     before = world.disk.image()
     reader = LogReader(file, newest_superblock(world.files().meta))
     assert sum(len(batch.payload) for batch in reader.batches()) <= SMALL.segment_bytes
-    describe_volume(world.files())
-    list(describe_log(world.files()))
+    list(inspect_files(world.files()))
     assert world.disk.image() == before
     assert world.open().state in VolumeState
 
