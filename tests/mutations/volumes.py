@@ -117,8 +117,8 @@ MUTATIONS = [
         "slots are free before their checkpoint is published",
         "volume",
         "        self.maps.frozen = None\n",
-        "        self.maps.frozen = None\n        self.allocator.release(sorted(replaced))\n"
-        "        replaced = set()\n",
+        "        self.maps.frozen = None\n        self.allocator.release(sorted(released))\n"
+        "        released = set()\n",
     ),
     Mutation(
         "replaced slots are reused at once",

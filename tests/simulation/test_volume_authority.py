@@ -203,3 +203,14 @@ def test_space_that_was_replaced_is_used_again() -> None:
         if number % 3 == 0:
             world.drain()
     assert world.volume.allocator.high < 60
+
+
+def test_opening_again_and_again_never_runs_out_of_log() -> None:
+    """Each opening leaves a mark in the log; a segment full of marks is carried home."""
+    world = VolumeWorld()
+    world.write_run([1, 2, 3, 4])
+    for _ in range(1500):
+        world.volume = world.open()
+    world.check()
+    world.write_run([5, 6])
+    world.crash(1, keep=0.5, cut_again=None)

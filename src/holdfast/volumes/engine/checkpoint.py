@@ -28,7 +28,7 @@ from xxhash import xxh3_64_intdigest
 from holdfast.ports import Buffer
 from holdfast.volumes.engine.apply import Maps
 from holdfast.volumes.engine.checks import PAGE_CHECKS, CheckPages, damaged
-from holdfast.volumes.engine.dirty import NOWHERE, ZERO, DirtyMap
+from holdfast.volumes.engine.dirty import NOWHERE, ZERO, DirtyMap, Shard
 from holdfast.volumes.engine.files import SyncJob, VolumeFiles
 from holdfast.volumes.engine.formats import CHECK_MASK, SECTOR_SLOTS
 from holdfast.volumes.engine.slots import Allocator, SlotTable
@@ -59,14 +59,22 @@ def plan_checkpoint(maps: Maps, allocator: Allocator, lsn: Lsn) -> CheckpointPla
     slot_blocks = frozen.geometry.slot_blocks
     moves: dict[int, int] = {}
     homeless: list[int] = []
+    pairs = maps.table.pairs
     for shard in frozen.shards.values():
         moves.update({slot: placed.physical for slot, placed in shard.slots.items()})
-        slots = {block // slot_blocks for block, e in shard.blocks.items() if e != ZERO}
-        homeless.extend(slot for slot in slots if moves.get(slot, maps.table.physical(slot)) < 0)
+        slots = {block // slot_blocks for block in shard.blocks}
+        unmapped = [slot for slot in slots if moves.get(slot, pairs[2 * slot] - 1) < 0]
+        homeless.extend(slot for slot in unmapped if _has_data(shard, slot, slot_blocks))
     homeless.sort()
     fresh = allocator.take(len(homeless))
     moves.update(zip(homeless, fresh, strict=True))
     return CheckpointPlan(lsn=lsn, frozen=frozen, moves=moves, fresh=frozenset(fresh))
+
+
+def _has_data(shard: Shard, slot: int, slot_blocks: int) -> bool:
+    """Return whether a change of the slot's blocks is more than zeros."""
+    blocks = range(slot * slot_blocks, (slot + 1) * slot_blocks)
+    return any(shard.blocks.get(block, ZERO) != ZERO for block in blocks)
 
 
 _Row = tuple[int, int, int]

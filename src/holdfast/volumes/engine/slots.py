@@ -53,10 +53,19 @@ class SlotTable:
         """Return an LSN not below that of the slot's last change."""
         return self.pairs[2 * slot + 1] << 8
 
-    def put(self, slot: int, physical: int, lsn: int) -> None:
-        """Take a mapping of a checkpoint at `lsn`."""
-        self.pairs[2 * slot] = physical + 1
-        self.pairs[2 * slot + 1] = (lsn + 255) >> 8
+    def put(self, changes: dict[int, int], lsn: int) -> list[tuple[int, int]]:
+        """Take the mappings of a checkpoint at `lsn`; return (slot, physical slot it lost)."""
+        pairs = self.pairs
+        changed = (lsn + 255) >> 8
+        replaced = []
+        for slot, physical in changes.items():
+            old = pairs[2 * slot] - 1
+            if old != physical:
+                if old >= 0:
+                    replaced.append((slot, old))
+                pairs[2 * slot] = physical + 1
+            pairs[2 * slot + 1] = changed
+        return replaced
 
     def load(self, file: BlockFile) -> None:
         """Read the file; sectors that are not what was written are noted in `damaged`."""

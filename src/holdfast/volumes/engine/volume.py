@@ -356,15 +356,9 @@ class Volume(VolumeCore):
 
     def _publish(self, job: CheckpointJob) -> PublishJob:
         plan, table = job.plan, self.maps.table
-        replaced = set(plan.frozen.releases)
-        trimmed = []
-        for slot, physical in job.changes.items():
-            old = table.physical(slot)
-            if old >= 0 and old != physical:
-                replaced.add(old)
-                if physical == NOWHERE:
-                    trimmed.append(old)
-            table.put(slot, physical, plan.lsn)
+        replaced = table.put(job.changes, plan.lsn)
+        released = {*plan.frozen.releases, *(old for _, old in replaced)}
+        trimmed = [old for slot, old in replaced if job.changes[slot] == NOWHERE]
         self.checks.forget(job.pages.touched)
         self.maps.frozen = None
         self._plan = None
@@ -383,7 +377,7 @@ class Volume(VolumeCore):
         return PublishJob(
             self.files,
             plan.lsn,
-            released=sorted(replaced),
+            released=sorted(released),
             trimmed=trimmed,
             slot_bytes=self.geometry.slot_bytes,
         )
