@@ -1,4 +1,4 @@
-"""What the files of a volume hold, as plain objects, in the order in which an opening looks at them.
+"""What the files of a volume hold, as plain objects, in the order in which an opening reads them.
 
 Reads only, and believes only what has its digest right, like the engine itself. Of a volume that is
 served it shows a moment that may not have been: look twice, or stop it first.
