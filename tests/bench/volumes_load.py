@@ -1,16 +1,17 @@
-"""Measures one server of NBD under one load and writes the figure into $SAMPLE.
+"""Measures one server of NBD under one load and writes the figures into $SAMPLE.
 
 Usage: python -m tests.bench.volumes_load SERVER LOAD FIGURE DIRECTORY
 
 Starts the server on a fresh volume in DIRECTORY, fills it, and drives it for a few seconds. FIGURE
-is `time`: seconds that the load's requests take, per 100,000 of them; or `p99.9`, `flush` or
-`latency`: seconds of one request. The CPU time beside it is that of the server alone, for as many
-requests. Starting and filling are not measured.
+is `time`: seconds that the load's requests take, per 100,000 of them; `p99.9`, `flush` or
+`latency`: seconds of one request; `reopen`: seconds from the start of a server that was killed
+with a full log until it serves. The CPU time beside it is that of the server alone, for as many
+requests, and the memory that of its data process, at its highest. Starting and filling are not
+measured.
 """
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -62,6 +63,7 @@ LOADS = {
     "read-qd1-pinned": Load(
         fio=f"--rw=randread {_RANDOM} --iodepth=1", client_core=0, server_core=1
     ),
+    "write-4m": Load(fio="--rw=write --bs=4m --iodepth=4"),
     "write-qd1-disturbed": Load(fio=f"--rw=randwrite {_RANDOM} --iodepth=1", disturb="api"),
     "blast-write": Load(batch_count=32),
     "blast-read": Load(batch_count=32, writes=False),
@@ -98,10 +100,20 @@ class Server:
             total += int(stat[11]) + int(stat[12])
         return total * TICK_S
 
+    def rss_bytes(self) -> int:
+        """Return the most memory that a data process ever held."""
+        return max(_rss_bytes_max(number) for number in self.data_processes())
+
     def data_processes(self) -> list[int]:
         """Return its processes but the first, or the first if it is the only one."""
         ids = [int(stat[-1]) for stat in _stats_of_session(self.process.pid)]
         return [number for number in ids if number != self.process.pid] or ids
+
+
+def _rss_bytes_max(process_id: int) -> int:
+    status = Path(f"/proc/{process_id}/status").read_text()
+    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024
 
 
 def _stats_of_session(session: int) -> Iterator[list[str]]:
@@ -127,8 +139,8 @@ def qemu_command(directory: Path, port: int) -> list[str]:
     return ["qemu-nbd", *options, "-p", str(port), _image(directory)]
 
 
-def holdfast_command(directory: Path, port: int, *, spin: bool) -> list[str]:
-    """Make a volume; return what starts its server."""
+def make_volume(directory: Path) -> None:
+    """Make a volume of ours."""
     holdfast = os.environ["HOLDFAST"]
     size = f"{VOLUME_BYTES // MIB}MiB"
     subprocess.run(
@@ -137,8 +149,12 @@ def holdfast_command(directory: Path, port: int, *, spin: bool) -> list[str]:
         env=os.environ | {"HOLDFAST_STATE": str(directory)},
         stdout=subprocess.DEVNULL,
     )
+
+
+def holdfast_command(port: int, *, spin: bool) -> list[str]:
+    """Return what starts a server of ours."""
     listen = f"127.0.0.1:{port}"
-    command = [holdfast, "volumes", "serve", "--listen", listen]
+    command = [os.environ["HOLDFAST"], "volumes", "serve", "--listen", listen]
     return [*command, "--spin", "50"] if spin else command
 
 
@@ -156,16 +172,19 @@ def _free_port() -> int:
 
 
 @contextmanager
-def serving(kind: str, directory: Path) -> Iterator[Server]:
-    """Start a server on a fresh volume; end it."""
-    directory.mkdir(parents=True)
+def serving(kind: str, directory: Path, *, creates: bool = True) -> Iterator[Server]:
+    """Start a server, usually on a fresh volume; end it."""
+    if creates:
+        directory.mkdir(parents=True)
+        if kind.startswith("holdfast"):
+            make_volume(directory)
     port, name = _free_port(), ""
     if kind == "nbdkit":
         command = nbdkit_command(directory, port)
     elif kind == "qemu-nbd":
         command = qemu_command(directory, port)
     else:
-        command = holdfast_command(directory, port, spin=kind == "holdfast-spin")
+        command = holdfast_command(port, spin=kind == "holdfast-spin")
         name = NAME
     process = subprocess.Popen(
         command,
@@ -181,7 +200,7 @@ def serving(kind: str, directory: Path) -> Iterator[Server]:
             process.wait(60)
         finally:
             process.kill()
-            shutil.rmtree(directory)
+            process.wait()
 
 
 def _connect(server: Server) -> socket.socket:
@@ -252,9 +271,28 @@ def measure(kind: str, load: Load, directory: Path) -> dict[str, float]:
                 client.close()
                 figures, count, took_s = _figures_of(run_fio(load, server.uri))
             cpu_s = server.cpu_s() - began_cpu_s
+            rss_bytes = server.rss_bytes()
         client.close()
     scale = COUNT / count
-    return figures | {"time": took_s * scale, "cpu": cpu_s * scale}
+    return figures | {"time": took_s * scale, "cpu": cpu_s * scale, "rss": rss_bytes}
+
+
+def measure_reopening(directory: Path) -> dict[str, float]:
+    """Return how long a volume takes to open after a kill with as much in its log as it holds."""
+    with serving("holdfast", directory) as server:
+        client = _connect(server)
+        fill(client, VOLUME_BYTES)
+        blast(client, writes=True, batch_count=32, volume_bytes=VOLUME_BYTES, duration_s=2.0)
+        for number in server.data_processes():
+            os.kill(number, signal.SIGSTOP)
+        os.killpg(server.process.pid, signal.SIGKILL)
+        server.process.wait()
+        client.close()
+    began_s = time.perf_counter()
+    with serving("holdfast", directory, creates=False) as server:
+        _connect(server).close()
+        took_s = time.perf_counter() - began_s
+        return {"reopen": took_s, "cpu": server.cpu_s(), "rss": server.rss_bytes()}
 
 
 def _figures_of(job: dict[str, Any]) -> tuple[dict[str, float], int, float]:
@@ -271,10 +309,13 @@ def _figures_of(job: dict[str, Any]) -> tuple[dict[str, float], int, float]:
 def main() -> None:
     """Measure and write down the figure asked for."""
     kind, load, figure, directory = sys.argv[1:]
-    figures = measure(kind, LOADS[load], Path(directory))
+    where = Path(directory)
+    figures = measure_reopening(where) if figure == "reopen" else measure(kind, LOADS[load], where)
     print(f"{kind} {load}: " + ", ".join(f"{n} {v:.6f}" for n, v in sorted(figures.items())))
     if "SAMPLE" in os.environ:
-        Path(os.environ["SAMPLE"]).write_text(f"{figures[figure]} {figures['cpu']}")
+        Path(os.environ["SAMPLE"]).write_text(
+            f"{figures[figure]} {figures['cpu']} {figures['rss']}"
+        )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import logging
 import re
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,6 +23,7 @@ from holdfast.cli.output import (
     report_error,
 )
 from holdfast.errors import InvalidRequestError
+from holdfast.model.limits import SPIN_US_MAX
 from holdfast.server.local import state_directory
 
 if TYPE_CHECKING:
@@ -110,6 +112,16 @@ def serve(
     tls_ca: Annotated[
         str, typer.Option(metavar="FILE", help="PEM: who may sign the certificates of clients.")
     ] = "",
+    spin_us: Annotated[
+        int,
+        typer.Option(
+            "--spin",
+            metavar="MICROSECONDS",
+            min=0,
+            max=SPIN_US_MAX,
+            help="Look for the next request so long before sleeping: sooner, for a busy processor.",
+        ),
+    ] = 0,
     json: Json = False,
 ) -> None:
     """Serve volumes over NBD until told to stop, each by a process of its own."""
@@ -123,7 +135,10 @@ def serve(
         from holdfast.server.volumes import serve_volumes
 
         wanted = names or [view.name for view in await volumes.views()]
-        requests = parse_serve_requests(wanted, listen or [], socket or [])
+        requests = [
+            replace(request, spin_us=spin_us)
+            for request in parse_serve_requests(wanted, listen or [], socket or [])
+        ]
 
         def announce(name: str, process: "DataProcess") -> None:
             if json:

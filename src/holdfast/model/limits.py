@@ -93,6 +93,7 @@ NBD_WAITING_MAX: Final = 1024
 NBD_EXTENTS_MAX: Final = 4096
 """Extents told by one reply in one context."""
 NBD_CONNECTIONS_MAX: Final = 64
+SPIN_US_MAX: Final = 1000
 NBD_NEGOTIATION_S: Final = 15.0
 """Longest negotiation."""
 NBD_SILENCE_S: Final = 60.0
