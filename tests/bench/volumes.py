@@ -1,8 +1,8 @@
 """The workloads of volumes: our server of NBD beside nbdkit's and qemu's, with the same clients.
 
-All serve a file system's files over loopback; the figures are those of the clients (fio, or a client
-that costs next to nothing), the CPU time that of the server alone, per 100,000 requests. A limit is
-a contender that always takes exactly what may be taken.
+All serve files of one file system over loopback. The figures are those of the clients: fio, or one
+that costs next to nothing. The CPU time is that of the server alone, for 100,000 requests. A limit
+is a contender that always takes exactly what may be taken.
 """
 
 from tests.bench.model import Contender, Dataset, Place, Workload
