@@ -15,7 +15,7 @@ from holdfast.volumes.engine.expansion import (
     prepare_expansion,
 )
 from holdfast.volumes.engine.opening import open_volume
-from holdfast.volumes.model import BLOCK_BYTES, Lsn, Role
+from holdfast.volumes.model import BLOCK_BYTES, Geometry, Lsn, Role, Stalled
 from tests.simulation.volume_world import SMALL, VolumeWorld
 
 SECOND_NS = 1_000_000_000
@@ -214,3 +214,18 @@ def test_opening_again_and_again_never_runs_out_of_log() -> None:
     world.check()
     world.write_run([5, 6])
     world.crash(1, keep=0.5, cut_again=None)
+
+
+def test_zeros_with_space_come_to_an_end_however_often_they_stall() -> None:
+    """What describes the range is longer than the log: each call goes on where the last stopped."""
+    geometry = Geometry(size_bytes=30 << 20, slot_bytes=8 << 10, segment_bytes=32 << 10)
+    world = VolumeWorld(geometry)
+    stalls = 0
+    while isinstance(world.volume.zero(4096, (30 << 20) - 8192, punch=False), Stalled):
+        world.drain()
+        stalls += 1
+        assert stalls < 10
+    assert stalls
+    told = world.volume.allocation(8 << 10, (30 << 20) - (16 << 10))
+    assert [(e.is_hole, e.is_zero) for e in told] == [(False, True)]
+    world.reopen_clean()

@@ -63,6 +63,8 @@ class PosixBlockFile:
         """See BlockFile.pwrite."""
         try:
             count = os.pwrite(self._fd, data, offset_bytes)
+            if count == len(data):
+                return
             while count < len(data):
                 count += os.pwrite(self._fd, memoryview(data)[count:], offset_bytes + count)
         except OSError as error:

@@ -94,6 +94,7 @@ class CheckpointJob:
         """Physical slot of every slot that has a change."""
         self.pages = CheckPages(files.checks, _PAGES_MAX)
         self._table = table
+        self._window = memoryview(bytearray((1 << _WINDOW_BITS) + BLOCK_BYTES))
         self._slot_blocks = plan.frozen.geometry.slot_blocks
 
     def run(self) -> None:
@@ -157,26 +158,33 @@ class CheckpointJob:
 
     def _carry(self, rows: list[_Row]) -> None:
         """Copy blocks that lie in a window of the log to their places, in the order of these."""
-        offsets = [entry >> 32 for _, _, entry in rows]
-        low = min(offsets)
-        view = memoryview(bytearray(max(offsets) + BLOCK_BYTES - low))
+        entries = [entry for _, _, entry in rows]
+        low = min(entries) >> 32
+        size_bytes = (max(entries) >> 32) - low
+        view = self._window[: size_bytes + BLOCK_BYTES]
         self.files.log.pread_into(view, low)
         rows.sort()
-        extent = self.files.extent
         digest = xxh3_64_intdigest
         parts: list[Buffer] = []
-        first = 0
+        end = -1
         for index, block, entry in rows:
             at = (entry >> 32) - low
             data = view[at : at + BLOCK_BYTES]
             if (digest(data, block * BLOCK_BYTES) & CHECK_MASK or 1) != entry & CHECK_MASK:
                 raise damaged(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES, "log")
-            if index != first + len(parts) or len(parts) == _PARTS_MAX:
-                if parts:
-                    extent.pwritev(parts, first * BLOCK_BYTES)
-                first, parts = index, []
+            if index != end or len(parts) == _PARTS_MAX:
+                self._write(parts, end)
+                parts = []
             parts.append(data)
-        extent.pwritev(parts, first * BLOCK_BYTES)
+            end = index + 1
+        self._write(parts, end)
+
+    def _write(self, parts: list[Buffer], end: int) -> None:
+        """Write blocks that end before physical block `end`."""
+        if len(parts) == 1:
+            self.files.extent.pwrite(parts[0], (end - 1) * BLOCK_BYTES)
+        elif parts:
+            self.files.extent.pwritev(parts, (end - len(parts)) * BLOCK_BYTES)
 
 
 class PublishJob:

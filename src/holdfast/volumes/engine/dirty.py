@@ -89,16 +89,18 @@ class DirtyMap:
         shard = self.shards.get(block >> SHARD_BITS)
         return shard.blocks.get(block) if shard else None
 
-    def touches(self, slot: int) -> bool:
-        """Return whether anything of a slot is in it."""
+    def has_blocks_of(self, slot: int) -> bool:
+        """Return whether a block of a slot has a change of its own."""
         first = slot * self.geometry.slot_blocks
         shard = self.shards.get(first >> SHARD_BITS)
-        if shard is None:
+        if shard is None or not shard.blocks:
             return False
-        if slot in shard.slots:
-            return True
         blocks = shard.blocks
         return any(block in blocks for block in range(first, first + self.geometry.slot_blocks))
+
+    def touches(self, slot: int) -> bool:
+        """Return whether anything of a slot is in it."""
+        return self.slot_of(slot) is not None or self.has_blocks_of(slot)
 
 
 def split_slots(geometry: Geometry, start: int, end: int) -> tuple[int, int]:

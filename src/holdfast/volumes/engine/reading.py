@@ -52,6 +52,19 @@ class Reader:
             block = stop
         run.finish(buffer)
 
+    def has_kept_zeros(self, slot: int) -> bool:
+        """Return whether a whole slot reads as zeros and has space of its own."""
+        for layer in self._maps.layers():
+            placed = layer.slot_of(slot)
+            if layer.has_blocks_of(slot):
+                return False
+            if placed is not None:
+                return placed.physical != NOWHERE and not any(placed.checks)
+        physical = self._maps.table.physical(slot)
+        if physical < 0:
+            return False
+        return not any(self._checks.get(physical * self._slot_blocks, self._slot_blocks))
+
     def _is_dirty(self, block: int) -> bool:
         number = block >> SHARD_BITS
         maps = self._maps

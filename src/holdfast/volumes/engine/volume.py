@@ -137,7 +137,7 @@ class Volume(VolumeCore):
     def zero(self, start: int, size_bytes: int, *, punch: bool) -> Lsn | Stalled:
         """As `trim`; without `punch` space is taken for later writes.
 
-        Without `punch` it may be Stalled half done; the same call again goes on.
+        Without `punch` it may be Stalled half done; the same call again goes on where it was.
         """
         self.check_writable()
         return self.writer.zero(start, size_bytes, punch=punch)
@@ -291,8 +291,14 @@ class Volume(VolumeCore):
     def close(self) -> None:
         """Carry everything home and release the files; the next open replays nothing.
 
-        A volume that is poisoned or damaged is released as it is. No job may be running.
+        A volume that is poisoned or damaged is released as it is.
+
+        Raises:
+            StateError: `job-running`: finish it first; nothing happened.
+            CapacityError, StorageFailedError: Released, but the next open has something to replay.
         """
+        if self.carrying is not None or self._syncing is not None:
+            raise StateError("a job of the volume is running", code="job-running")
         try:
             if self.state is VolumeState.HEALTHY:
                 self._drain()

@@ -185,8 +185,10 @@ class Writer:
                 stop = min(end, at - at % slot_bytes + slot_bytes)
                 answer = self.write(at, bytes(stop - at))
             else:
-                stop = min(end - end % slot_bytes, at + _KEPT_SLOTS_MAX * slot_bytes)
-                answer = self._keep(at // slot_bytes, stop // slot_bytes)
+                last = min(end // slot_bytes, at // slot_bytes + _KEPT_SLOTS_MAX)
+                stop = last * slot_bytes
+                if not all(map(self.reader.has_kept_zeros, range(at // slot_bytes, last))):
+                    answer = self._keep(at // slot_bytes, last)
             if isinstance(answer, Stalled):
                 return answer
             at = stop
