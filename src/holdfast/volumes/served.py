@@ -31,13 +31,24 @@ class ServedVolume(Protocol):
     """A volume as front ends use it. Any call may raise HoldfastError; then nothing happened."""
 
     @property
-    def geometry(self) -> Geometry: ...
+    def geometry(self) -> Geometry:
+        """Its sizes; the visible one may grow."""
+        ...
+
     @property
-    def state(self) -> VolumeState: ...
+    def state(self) -> VolumeState:
+        """What it is fit for."""
+        ...
+
     @property
-    def last_lsn(self) -> Lsn: ...
+    def last_lsn(self) -> Lsn:
+        """LSN of the last change."""
+        ...
+
     @property
-    def durable_lsn(self) -> Lsn: ...
+    def durable_lsn(self) -> Lsn:
+        """Every change up to this one survives loss of power."""
+        ...
 
     def write_run(self, run: WriteRun) -> Lsn | Stalled:
         """Write all requests of a run in their order; return the LSN of the last."""

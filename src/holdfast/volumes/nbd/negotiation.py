@@ -65,13 +65,24 @@ class Described(Protocol):
     """What is told of an export."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What clients ask for."""
+        ...
+
     @property
-    def description(self) -> str: ...
+    def description(self) -> str:
+        """For people."""
+        ...
+
     @property
-    def size_bytes(self) -> int: ...
+    def size_bytes(self) -> int:
+        """The size now."""
+        ...
+
     @property
-    def flags(self) -> ExportFlag: ...
+    def flags(self) -> ExportFlag:
+        """What it can do now."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
