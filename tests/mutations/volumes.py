@@ -214,6 +214,12 @@ MUTATIONS = [
         "                log.used += 1\n",
     ),
     Mutation(
+        "a scrub reports what changed while it read",
+        "scrub",
+        "            self._confirm(slot)\n",
+        '            self._note("extent", slot, slot, "differs")\n',
+    ),
+    Mutation(
         "new space of an expansion is not written",
         "expansion",
         "    table.write_sectors(",

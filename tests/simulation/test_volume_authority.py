@@ -209,7 +209,7 @@ def test_opening_again_and_again_never_runs_out_of_log() -> None:
     """Each opening leaves a mark in the log; a segment full of marks is carried home."""
     world = VolumeWorld()
     world.write_run([1, 2, 3, 4])
-    for _ in range(500):
+    for _ in range(350):
         world.volume = world.open()
     world.check()
     world.write_run([5, 6])

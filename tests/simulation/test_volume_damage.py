@@ -14,6 +14,7 @@ from holdfast.testing.faults import PowerCutError
 from holdfast.volumes.engine.scrub import Scrub
 from holdfast.volumes.engine.volume import Volume
 from holdfast.volumes.model import BLOCK_BYTES, Damage, VolumeState
+from tests.simulation.test_volume_model import drive
 from tests.simulation.volume_world import SMALL, VolumeWorld
 
 BLOCKS = SMALL.size_bytes // BLOCK_BYTES
@@ -231,3 +232,23 @@ def test_power_cut_while_opening_after_a_kill_leaves_a_superblock() -> None:
         except PowerCutError:
             pass
         world.crash(seed, keep=0.5, cut_again=None)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_scrub_beside_writers_and_checkpoints_finds_nothing(seed: int) -> None:
+    """Steps are read before, after and in the middle of a checkpoint's writes."""
+    random = Random(seed)
+    world = lived_in()
+    passing = Scrub(world.volume)
+    step = passing.begin()
+    world.between = lambda: step.run() if random.random() < 0.5 else drive(world, random)
+    for _ in range(300):
+        drive(world, random)
+        if random.random() < 0.3:
+            step.run()
+            passing.finish(step, None)
+            assert passing.damage == []
+            if passing.is_done:
+                passing = Scrub(world.volume)
+            step = passing.begin()
+    assert world.volume.log.checkpoint_lsn > 50
