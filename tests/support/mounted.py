@@ -38,6 +38,7 @@ def device(uri: str, place: Path) -> Iterator[str]:
     with ExitStack() as undo, open(bridge, "wb") as log:
         retry = ("retries=60", "retry-delay=1", "retry-exponential=no")
         kit = ("nbdkit", "-f", "-U", socket, "--filter=retry", "nbd", f"uri={uri}", *retry)
+        undo.callback(socket.unlink, missing_ok=True)
         _start(undo, *kit, log=log)
         _until(socket.exists, "nbdkit to listen", bridge)
         _start(undo, "nbdfuse", file, f"nbd+unix:///?socket={socket}", log=log)
