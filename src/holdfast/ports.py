@@ -454,7 +454,7 @@ class BlockFile(Protocol):
         ...
 
     def pwritev(self, parts: Sequence[Buffer], offset_bytes: int) -> None:
-        """Write all parts one after the other, as one call where the system can."""
+        """Write all parts, at most 1024, one after the other, as one call where the system can."""
         ...
 
     def fdatasync(self) -> None:

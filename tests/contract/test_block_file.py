@@ -3,12 +3,13 @@
 Method: the same calls on each implementation, the simulated one included.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from holdfast.errors import ConflictError, NotFoundError
+from holdfast.errors import ConflictError, NotFoundError, StorageFailedError
 from holdfast.ports import BlockFile
 from holdfast.stores.blocks.posix import PosixBlockFile, open_block_files
 from holdfast.testing.disk import SimDisk
@@ -76,3 +77,16 @@ def test_files_of_a_directory_are_one_process_alone(tmp_path: Path) -> None:
     for file in first.values():
         file.close()
     open_block_files(tmp_path, ["one", "two"])["one"].close()
+
+
+def test_whatever_the_kernel_says_to_a_flush_is_a_failed_flush(tmp_path: Path) -> None:
+    """A file that cannot be flushed: its descriptor is of a pipe."""
+    file = PosixBlockFile(tmp_path / "file", create=True)
+    reading, writing = os.pipe()
+    os.dup2(writing, file.fileno())
+    with pytest.raises(StorageFailedError) as failed:
+        file.fdatasync()
+    assert failed.value.code == "flush-failed"
+    for descriptor in (reading, writing):
+        os.close(descriptor)
+    file.close()

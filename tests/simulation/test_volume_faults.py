@@ -122,3 +122,15 @@ def test_requests_that_make_no_sense_change_nothing() -> None:
             world.volume.read_into(start, memoryview(bytearray(size_bytes)))
     assert world.disk.image() == before
     assert world.volume.last_lsn == 0
+
+
+def test_checkpoint_whose_superblock_may_not_be_durable_poisons() -> None:
+    world = VolumeWorld()
+    world.write_run([1, 2])
+    world.begin_checkpoint()
+    world.step_checkpoint()
+    assert world.checkpoint is not None
+    world.disk.faults.flush_fails_at = world.disk.counts["flushes"] + 1
+    world.step_checkpoint()
+    assert world.volume.state is VolumeState.POISONED
+    world.crash(3, keep=0.5, cut_again=None)

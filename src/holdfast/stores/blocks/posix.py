@@ -1,7 +1,7 @@
 """BlockFile on a file of a local file system.
 
 1. A full medium is CapacityError (`disk-full`), everything else it refuses StorageFailedError with
-   the code of the call; no OSError leaves here.
+   the code of the call; a flush that fails is `flush-failed` always. No OSError leaves here.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from holdfast.errors import ConflictError, UnsupportedError
+from holdfast.errors import ConflictError, StorageFailedError, UnsupportedError
 from holdfast.ports import Buffer
 from holdfast.stores.directories.errors import raise_translated
 
@@ -33,6 +33,10 @@ class PosixBlockFile:
             self._fd = os.open(path, flags, 0o600)
         except OSError as error:
             raise_translated(error, self._path, "read-failed")
+
+    def fileno(self) -> int:
+        """Return its descriptor."""
+        return self._fd
 
     def lock(self) -> None:
         """Take the file for this process alone; ConflictError (`volume-open`) if another has it."""
@@ -91,7 +95,13 @@ class PosixBlockFile:
         try:
             os.fdatasync(self._fd)
         except OSError as error:
-            raise_translated(error, self._path, "flush-failed")
+            # Whatever the reason, a full disk too: what is on the medium is unknown.
+            raise StorageFailedError(
+                f"{os.fsdecode(self._path)} could not be flushed: {error.strerror}",
+                code="flush-failed",
+                advice="look at the kernel log and the health of the disk, then open it again",
+                errno=error.errno,
+            ) from error
 
     def punch(self, start: int, end: int) -> None:
         """See BlockFile.punch; writes zeros where the file system cannot punch."""

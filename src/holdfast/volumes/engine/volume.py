@@ -253,7 +253,7 @@ class Volume(VolumeCore):
         assert job is self.carrying
         self.carrying = None
         if error is not None:
-            self._fail_checkpoint(error)
+            self._fail_checkpoint(job, error)
             return None
         if self.state is not VolumeState.HEALTHY:
             return None
@@ -394,8 +394,10 @@ class Volume(VolumeCore):
         self.allocator.release(job.released)
         self.write_hint()
 
-    def _fail_checkpoint(self, error: HoldfastError) -> None:
-        if isinstance(error, IntegrityError):
+    def _fail_checkpoint(self, job: Job, error: HoldfastError) -> None:
+        if isinstance(job, PublishJob):
+            self.poison(error)  # Whether the superblock is durable is unknown.
+        elif isinstance(error, IntegrityError):
             self.state = VolumeState.DAMAGED
             self.state_reason = error.message
         elif error.code == "disk-full":
