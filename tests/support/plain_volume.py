@@ -3,6 +3,7 @@
 It is a model to compare with, not an engine: everything happens at once, nothing is ever lost.
 """
 
+import threading
 from dataclasses import dataclass
 
 from holdfast.errors import HoldfastError
@@ -27,6 +28,7 @@ class _SyncJob:
     volume: "PlainVolume"
 
     def run(self) -> None:
+        assert self.volume.flush_gate.wait(30)
         if self.volume.flush_error is not None:
             raise self.volume.flush_error
 
@@ -51,6 +53,9 @@ class PlainVolume:
         self.stalls_left = 0
         self.error: HoldfastError | None = None
         self.flush_error: HoldfastError | None = None
+        self.flush_gate = threading.Event()
+        """While it is clear, flushes take their time."""
+        self.flush_gate.set()
 
     def write_run(self, run: WriteRun) -> Lsn | Stalled:
         """Copy the data; overwrite the headers, as the engine may."""

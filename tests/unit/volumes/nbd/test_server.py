@@ -329,6 +329,20 @@ def test_everything_works_inside_tls(tmp_path: Path, authority: Authority) -> No
         client.close()
 
 
+def test_what_tls_holds_back_is_not_forgotten(tmp_path: Path, authority: Authority) -> None:
+    with _tls_server(tmp_path, _server_context(authority), TlsMode.REQUIRED) as server:
+        client = NbdClient(("127.0.0.1", server.port))
+        client.flags()
+        client.start_tls(ssl.create_default_context(cafile=str(authority.path)))
+        client.ask(go("disk"))
+
+        # The buffer grown for the first ends within a record that holds all of the second.
+        client.send(write(1, 0, bytes(12 * MIB)) + write(2, 0, A))
+
+        assert [client.reply().cookie, client.reply().cookie] == [1, 2]
+        client.close()
+
+
 def test_tls_that_is_optional_leaves_the_choice(tmp_path: Path, authority: Authority) -> None:
     with _tls_server(tmp_path, _server_context(authority), TlsMode.OPTIONAL) as server:
         client = NbdClient(("127.0.0.1", server.port))

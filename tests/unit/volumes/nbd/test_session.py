@@ -75,6 +75,19 @@ def test_fua_is_answered_when_durable(bench: SessionBench, command: Command) -> 
     assert bench.late_replies_count == 1
 
 
+def test_flush_waits_for_a_sync_that_began_after_it(bench: SessionBench) -> None:
+    bench.volume.flush_gate.clear()
+    bench.receive(write(1, 0, A) + request(Command.FLUSH, 2))
+    bench.receive(write(3, 4096, B) + request(Command.FLUSH, 4))
+    assert [reply.cookie for reply in bench.replies()] == [1, 3]
+
+    bench.volume.flush_gate.set()
+    bench.settle()
+
+    assert [reply.cookie for reply in bench.replies()] == [2, 4]
+    assert (bench.counters.syncs_count, bench.volume.durable_lsn) == (2, 2)
+
+
 def test_failed_flush_is_said_to_all_who_wait(bench: SessionBench) -> None:
     bench.volume.flush_error = errors.StorageFailedError("no", code="flush-failed")
 
