@@ -152,7 +152,7 @@ class SimDisk:
         """`operations`, `writes`, `flushes`, `reads`, and writes of each file."""
         self.is_off = False
         self.between: Callable[[], None] | None = None
-        """Called before each write and flush, as another thread may run there; not within itself."""
+        """Called before each write and flush, where another thread may run; not within itself."""
 
     def file(self, name: str) -> SimFile:
         """Return the file of this name, made empty if it was not there."""
