@@ -13,6 +13,7 @@ from pathlib import Path
 
 import heads_openapi
 import node_settings_page
+import volumes_openapi
 
 from holdfast import __version__
 from holdfast.cli.exits import EXITS, SEVERITY, Exit
@@ -108,6 +109,14 @@ COMMANDS = (
     ("heads", "history"),
     ("heads", "status"),
     ("heads", "probe"),
+    ("volumes", "create"),
+    ("volumes", "list"),
+    ("volumes", "show"),
+    ("volumes", "serve"),
+    ("volumes", "grow"),
+    ("volumes", "scrub"),
+    ("volumes", "inspect"),
+    ("volumes", "remove"),
 )
 
 
@@ -142,6 +151,11 @@ def _option_row(option: Option) -> str:
     )
 
 
+def volumes_openapi_page() -> str:
+    """Return openapi-volumes.json."""
+    return json.dumps(volumes_openapi.description(), indent=1) + "\n"
+
+
 def heads_openapi_page() -> str:
     """Return openapi-heads.json."""
     return json.dumps(heads_openapi.description(), indent=1) + "\n"
@@ -159,6 +173,7 @@ PAGES = {
     "node-settings.md": lambda: node_settings_page.node_settings_page(GENERATED),
     "openapi-heads.json": heads_openapi_page,
     "openapi-node.json": node_openapi_page,
+    "openapi-volumes.json": volumes_openapi_page,
 }
 
 

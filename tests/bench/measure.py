@@ -29,7 +29,8 @@ def run_script(
     """Run a bash script in a session of its own and wait for all of it.
 
     A script that writes a number of seconds into the file $SAMPLE has measured itself: that is its
-    wall time, start of the interpreter and the like left out.
+    wall time, start of the interpreter and the like left out. It may add what it measured of CPU
+    time, in seconds, and of memory, in bytes, for what it measures may be one process of several.
 
     Raises:
         RunFailedError: With the end of what it wrote to stderr.
@@ -58,9 +59,11 @@ def run_script(
         said = file.read()[-2000:].decode("utf-8", "replace").strip()
     if process.returncode != 0:
         raise RunFailedError(f"exit {process.returncode} after {wall_s:.1f} s: {said}")
+    figures = [wall_s, usage.ru_utime + usage.ru_stime, float(rss_bytes_max)]
     if "SAMPLE" in environment and os.path.exists(environment["SAMPLE"]):
-        wall_s = float(Path(environment["SAMPLE"]).read_text())
-    return Sample(wall_s=wall_s, cpu_s=usage.ru_utime + usage.ru_stime, rss_bytes_max=rss_bytes_max)
+        told = [float(word) for word in Path(environment["SAMPLE"]).read_text().split()]
+        figures[: len(told)] = told
+    return Sample(wall_s=figures[0], cpu_s=figures[1], rss_bytes_max=int(figures[2]))
 
 
 def warm_memory(size_bytes: int) -> None:

@@ -87,6 +87,16 @@ def test_times_and_memory_are_of_the_whole_tree(tmp_path: Path) -> None:
     assert sample.rss_bytes_max > 60 << 20
 
 
+def test_script_may_measure_itself(tmp_path: Path) -> None:
+    environment = {"WORK": str(tmp_path), "SAMPLE": str(tmp_path / "sample")}
+
+    one = run_script('echo 1.5 >"$SAMPLE"', environment, timeout_s=60)
+    all_three = run_script('echo 1.5 2.5 4096 >"$SAMPLE"', environment, timeout_s=60)
+
+    assert (one.wall_s, one.cpu_s < 1) == (1.5, True)
+    assert all_three == Sample(wall_s=1.5, cpu_s=2.5, rss_bytes_max=4096)
+
+
 def test_script_that_fails_or_hangs_has_no_time(tmp_path: Path) -> None:
     with pytest.raises(RunFailedError, match=r"exit 3 .*no such luck"):
         run_script("echo no such luck >&2; exit 3", {"WORK": str(tmp_path)}, timeout_s=60)

@@ -6,6 +6,7 @@ of the work itself is compared.
 """
 
 from tests.bench.model import Contender, Dataset, Place, Target, Workload
+from tests.bench.volumes import VOLUME_WORKLOADS
 
 MIB = 1 << 20
 LARGE = Dataset(files_count=4, size_bytes=512 * MIB, directories_count=1)
@@ -222,4 +223,5 @@ WORKLOADS = (
         "p99",
         "99th percentile of the time of one commit from 1, 8 and 64 clients, middle of ten tenths",
     ),
+    *VOLUME_WORKLOADS,
 )

@@ -4,6 +4,7 @@ import re
 from typing import NewType
 
 from holdfast.errors import InvalidRequestError
+from holdfast.model.limits import VOLUME_NAME_BYTES_MAX
 
 TaskId = NewType("TaskId", str)
 """`task-` and the 32 hexadecimal digits of a UUID."""
@@ -11,7 +12,11 @@ TaskId = NewType("TaskId", str)
 _UUID_EPOCH_TICKS = 0x01B21DD213814000
 """From 1582-10-15 to the epoch of Unix, in 100 ns."""
 
+VolumeName = NewType("VolumeName", str)
+"""Letters, digits, `.`, `_` and `-`, a letter or digit first; at most VOLUME_NAME_BYTES_MAX."""
+
 _TASK_ID = re.compile(r"task-[0-9a-f]{32}")
+_VOLUME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def task_id_from(now_ns: int, random_bytes: bytes) -> TaskId:
@@ -39,3 +44,18 @@ def parse_task_id(text: str) -> TaskId:
             advice="a task id is 'task-' and 32 hexadecimal digits; see 'holdfast tasks list'",
         )
     return TaskId(text)
+
+
+def parse_volume_name(text: str) -> VolumeName:
+    """Return `text` as the name of a volume, or raise InvalidRequestError (`bad-volume-name`).
+
+    A name is a file name, an NBD export and a label at once, so it has no `/`, `@` or space.
+    """
+    if len(text) > VOLUME_NAME_BYTES_MAX or not _VOLUME_NAME.fullmatch(text):
+        raise InvalidRequestError(
+            f"{text[: 2 * VOLUME_NAME_BYTES_MAX]!r} cannot be the name of a volume",
+            code="bad-volume-name",
+            advice=f"take 1 to {VOLUME_NAME_BYTES_MAX} letters, digits, '.', '_' and '-', "
+            "a letter or digit first",
+        )
+    return VolumeName(text)

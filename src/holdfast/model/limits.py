@@ -93,6 +93,45 @@ REGISTER_BATCH_MAX: Final = 512
 ETCD_MESSAGE_BYTES_MAX: Final = 16 * MIB
 """Longest answer, or message of a watch, taken from etcd."""
 
+VOLUMES_MAX: Final = 1024
+"""Volumes below one state directory."""
+VOLUME_NAME_BYTES_MAX: Final = 64
+CONTROL_REQUEST_BYTES_MAX: Final = 4 * KIB
+CONTROL_REPLY_BYTES_MAX: Final = 256 * KIB
+CONTROL_CONNECTIONS_MAX: Final = 16
+"""Control connections to one data process."""
+DAMAGE_REPORTED_MAX: Final = 64
+"""Damaged ranges that one answer names; all are counted."""
+
+NBD_OPTION_BYTES_MAX: Final = 64 * KIB
+"""Longest option of a negotiation; a client that sends more is hung up on."""
+NBD_STRING_BYTES_MAX: Final = 4 * KIB
+NBD_OPTIONS_MAX: Final = 1024
+"""Options answered to one client."""
+NBD_QUERIES_MAX: Final = 64
+NBD_CONTEXTS_MAX: Final = 16
+"""Metadata contexts of one connection."""
+NBD_REQUEST_BYTES_MAX: Final = 32 * MIB
+"""Most data of one read or write: what clients that do not ask may assume."""
+NBD_BUFFER_BYTES: Final = 8 * MIB
+"""Address space of one buffer of a connection; its memory is taken as it is used."""
+NBD_BUFFERS_GROWN_MAX: Final = 4
+"""Connections that may receive a request longer than the buffer at once; others wait."""
+NBD_OUTBOX_BYTES_MAX: Final = 256 * KIB
+"""Answers held for a client that does not take them before no more is read; one answer more."""
+NBD_BATCH_MAX: Final = 512
+"""Requests of one connection carried out before others have their turn."""
+NBD_WAITING_MAX: Final = 1024
+"""Requests of one connection that wait for a flush."""
+NBD_EXTENTS_MAX: Final = 4096
+"""Extents told by one reply in one context."""
+NBD_CONNECTIONS_MAX: Final = 64
+SPIN_US_MAX: Final = 1000
+NBD_NEGOTIATION_S: Final = 15.0
+"""Longest negotiation."""
+NBD_SILENCE_S: Final = 60.0
+"""How long a client may leave a request half sent, or its answers untaken."""
+
 assert REGISTER_BATCH_MAX <= REGISTER_QUEUE_MAX
 assert FILE_BYTES_LARGE <= BATCH_BYTES_MAX
 assert BLOCK_BYTES <= FILE_BYTES_LARGE

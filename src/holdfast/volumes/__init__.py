@@ -1,0 +1,1 @@
+"""The facet that keeps block volumes: engine, front ends, and the processes that serve them."""

@@ -1,0 +1,102 @@
+"""Checks at rest: 32 bits for each block of each physical slot; 0: never written, reads as zeros.
+
+Kept in a file, 4 bytes a block, in pages of 1024 of which a bounded number is held in memory. The
+owner reads; a checkpoint writes through pages of its own, and the owner then forgets those.
+
+1. A block read from the extent file is compared with its check, always; a mismatch is an error that
+   names the range, never data.
+"""
+
+from array import array
+from collections.abc import Sequence
+from typing import Final
+
+from xxhash import xxh3_64_intdigest
+
+from holdfast.errors import IntegrityError
+from holdfast.ports import BlockFile
+from holdfast.volumes.engine.formats import CHECK_MASK
+from holdfast.volumes.model import BLOCK_BYTES
+
+PAGE_CHECKS: Final = 1024
+_PAGE_BYTES: Final = 4 * PAGE_CHECKS
+PAGES_MAX: Final = 4096
+"""Pages held: 16 MiB, the checks of 16 GiB."""
+_ZEROS: Final = bytes(BLOCK_BYTES)
+
+
+class CheckPages:
+    """Pages of the checks file; `dirty` ones are written by `flush`."""
+
+    def __init__(self, file: BlockFile, pages_max: int = PAGES_MAX) -> None:
+        self.file = file
+        self.pages_max = pages_max
+        self.pages: dict[int, memoryview] = {}
+        self.dirty: set[int] = set()
+        self.touched: set[int] = set()
+        """Every page that was ever written here."""
+
+    def page(self, number: int) -> memoryview:
+        """Return a page as 1024 numbers."""
+        page = self.pages.get(number)
+        if page is None:
+            if len(self.pages) >= self.pages_max:
+                self.flush()
+                self.pages.pop(next(iter(self.pages)))
+            data = memoryview(bytearray(_PAGE_BYTES))
+            self.file.pread_into(data, number * _PAGE_BYTES)
+            page = self.pages[number] = data.cast("I")
+        return page
+
+    def get(self, index: int, count: int) -> list[int]:
+        """Return the checks of `count` blocks from physical block `index`; of one page."""
+        at = index % PAGE_CHECKS
+        return self.page(index // PAGE_CHECKS)[at : at + count].tolist()
+
+    def writable(self, number: int) -> memoryview:
+        """Return a page to be changed, before any other page is asked for."""
+        page = self.page(number)
+        self.dirty.add(number)
+        return page
+
+    def put_many(self, index: int, checks: "array[int]") -> None:
+        """Change the checks of blocks from physical block `index`; of one page."""
+        number, at = divmod(index, PAGE_CHECKS)
+        self.writable(number)[at : at + len(checks)] = memoryview(checks)
+
+    def flush(self) -> None:
+        """Write what was changed; not durable before the file is flushed."""
+        for number in sorted(self.dirty):
+            self.file.pwrite(self.pages[number].cast("B"), number * _PAGE_BYTES)
+        self.touched |= self.dirty
+        self.dirty.clear()
+
+    def forget(self, numbers: set[int]) -> None:
+        """Drop pages that someone else wrote."""
+        for number in numbers:
+            self.pages.pop(number, None)
+
+
+def verify_blocks(view: memoryview, start: int, checks: Sequence[int], place: str) -> None:
+    """Compare blocks just read, of the volume from `start`, with their checks; zero those of 0."""
+    digest = xxh3_64_intdigest
+    end = 0
+    for check in checks:
+        at, end = end, end + BLOCK_BYTES
+        if (digest(view[at:end], start + at) & CHECK_MASK or 1) == check:
+            continue
+        if check:
+            raise damaged(start + at, start + end, place)
+        view[at:end] = _ZEROS
+
+
+def damaged(start: int, end: int, place: str) -> IntegrityError:
+    """Return the error of bytes of a volume that are not what was written."""
+    return IntegrityError(
+        f"bytes {start} to {end} of the volume are damaged in its {place} file",
+        code="block-damaged",
+        advice="restore this range from a copy or a checkpoint; writing it anew also heals it",
+        start=start,
+        end=end,
+        place=place,
+    )

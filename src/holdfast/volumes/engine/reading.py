@@ -1,0 +1,188 @@
+"""The read path: each block from its newest place, every block checked.
+
+1. What a read returns is the newest change of each block, or an error that names the range; never
+   other bytes, whatever the medium did.
+2. A read is over before anything it resolved can move: it is made by the owner in one go.
+"""
+
+from typing import Final
+
+from xxhash import xxh3_64_intdigest
+
+from holdfast.volumes.engine.apply import Maps
+from holdfast.volumes.engine.checks import CheckPages, damaged, verify_blocks
+from holdfast.volumes.engine.dirty import NOWHERE, SHARD_BITS, ZERO
+from holdfast.volumes.engine.files import VolumeFiles
+from holdfast.volumes.engine.formats import CHECK_MASK, SECTOR_SLOTS
+from holdfast.volumes.engine.slots import SlotTable
+from holdfast.volumes.model import BLOCK_BYTES
+
+_ZERO_BLOCK: Final = bytes(BLOCK_BYTES)
+_SHIFT: Final = 12
+_LOG: Final = "log"
+_EXTENT: Final = "extent"
+
+
+class Reader:
+    """Reads aligned ranges; the owner's."""
+
+    __slots__ = ("_checks", "_files", "_maps", "_slot_blocks")
+
+    def __init__(self, files: VolumeFiles, maps: Maps, checks: CheckPages) -> None:
+        self._files = files
+        self._maps = maps
+        self._checks = checks
+        self._slot_blocks = maps.active.geometry.slot_blocks
+
+    def read_into(self, start: int, buffer: memoryview) -> None:
+        """Fill `buffer` from block-aligned `start`; its size is whole blocks."""
+        slot_blocks = self._slot_blocks
+        block = start >> _SHIFT
+        end = block + (len(buffer) >> _SHIFT)
+        maps = self._maps
+        run = _Run(self._files, start)
+        while block < end:
+            slot = block // slot_blocks
+            stop = min(end, (slot + 1) * slot_blocks)
+            if self._is_dirty(block):
+                for each in range(block, stop):
+                    self._add_block(run, buffer, each)
+            else:
+                self._add_clean(run, buffer, block, stop, maps.table)
+            block = stop
+        run.finish(buffer)
+
+    def has_kept_zeros(self, slot: int) -> bool:
+        """Return whether a whole slot reads as zeros and has space of its own."""
+        for layer in self._maps.layers():
+            placed = layer.slot_of(slot)
+            if layer.has_blocks_of(slot):
+                return False
+            if placed is not None:
+                return placed.physical != NOWHERE and not any(placed.checks)
+        physical = self._maps.table.physical(slot)
+        if physical < 0:
+            return False
+        return not any(self._checks.get(physical * self._slot_blocks, self._slot_blocks))
+
+    def _is_dirty(self, block: int) -> bool:
+        number = block >> SHARD_BITS
+        maps = self._maps
+        if number in maps.active.shards:
+            return True
+        return maps.frozen is not None and number in maps.frozen.shards
+
+    def _add_clean(
+        self, run: "_Run", buffer: memoryview, block: int, stop: int, table: SlotTable
+    ) -> None:
+        slot = block // self._slot_blocks
+        physical = table.physical(slot)
+        if table.damaged and slot // SECTOR_SLOTS in table.damaged:
+            raise damaged(block << _SHIFT, stop << _SHIFT, "slots")
+        if physical < 0:
+            run.add(buffer, _EXTENT, -1, [0] * (stop - block))
+            return
+        index = physical * self._slot_blocks + block % self._slot_blocks
+        run.add(buffer, _EXTENT, index << _SHIFT, self._checks.get(index, stop - block))
+
+    def _add_block(self, run: "_Run", buffer: memoryview, block: int) -> None:
+        number = block >> SHARD_BITS
+        slot = block // self._slot_blocks
+        for layer in self._maps.layers():
+            shard = layer.shards.get(number)
+            if shard is None:
+                continue
+            entry = shard.blocks.get(block)
+            if entry is not None:
+                if entry == ZERO:
+                    run.add(buffer, _EXTENT, -1, [0])
+                else:
+                    run.add(buffer, _LOG, entry >> 32, [entry & CHECK_MASK])
+                return
+            placed = shard.slots.get(slot)
+            if placed is not None:
+                at = block % self._slot_blocks
+                if placed.physical == NOWHERE:
+                    run.add(buffer, _EXTENT, -1, [0])
+                else:
+                    index = placed.physical * self._slot_blocks + at
+                    run.add(buffer, _EXTENT, index << _SHIFT, [placed.checks[at]])
+                return
+        self._add_clean(run, buffer, block, block + 1, self._maps.table)
+
+    def read_block(self, start: int, buffer: memoryview) -> None:
+        """As read_into for exactly one block: what most reads are, with nothing to gather."""
+        block = start >> _SHIFT
+        maps = self._maps
+        number = block >> SHARD_BITS
+        frozen = maps.frozen
+        if number in maps.active.shards or (frozen is not None and number in frozen.shards):
+            active = maps.active.shards.get(number)
+            entry = active.blocks.get(block) if active is not None else None
+            if entry is None or entry == ZERO:
+                self.read_into(start, buffer)
+                return
+            self._files.log.pread_into(buffer, entry >> 32)
+            if (xxh3_64_intdigest(buffer, start) & CHECK_MASK or 1) != entry & CHECK_MASK:
+                raise damaged(start, start + BLOCK_BYTES, _LOG)
+            return
+        slot, at = divmod(block, self._slot_blocks)
+        table = maps.table
+        physical = table.pairs[2 * slot] - 1
+        if physical < 0:
+            self.read_into(start, buffer)
+            return
+        index = physical * self._slot_blocks + at
+        check = self._checks.page(index >> 10)[index & 1023]
+        if not check:
+            buffer[:] = _ZERO_BLOCK
+            return
+        self._files.extent.pread_into(buffer, index << _SHIFT)
+        if (xxh3_64_intdigest(buffer, start) & CHECK_MASK or 1) != check:
+            raise damaged(start, start + BLOCK_BYTES, _EXTENT)
+
+
+class _Run:
+    """Blocks that lie one after the other in one file, read by one call."""
+
+    __slots__ = ("_at", "_begin", "_checks", "_files", "_offset", "_place", "_start")
+
+    def __init__(self, files: VolumeFiles, start: int) -> None:
+        self._files = files
+        self._start = start
+        self._begin = 0
+        self._at = 0
+        self._place = _EXTENT
+        self._offset = -1
+        self._checks: list[int] = []
+
+    def add(self, buffer: memoryview, place: str, offset: int, checks: list[int]) -> None:
+        """Take the next blocks; offset -1: zeros."""
+        count = len(self._checks)
+        if count:
+            follows = (
+                offset == -1
+                if self._offset == -1
+                else (offset == self._offset + count * BLOCK_BYTES)
+            )
+            if place != self._place or not follows:
+                self.finish(buffer)
+        if not self._checks:
+            self._place, self._offset = place, offset
+        self._checks.extend(checks)
+        self._at += len(checks) * BLOCK_BYTES
+
+    def finish(self, buffer: memoryview) -> None:
+        """Read and check what was gathered."""
+        if not self._checks:
+            return
+        view = buffer[self._begin : self._at]
+        if self._offset == -1:
+            view[:] = bytes(len(view))
+        else:
+            file = self._files.log if self._place is _LOG else self._files.extent
+            if any(self._checks):
+                file.pread_into(view, self._offset)
+            verify_blocks(view, self._start + self._begin, self._checks, self._place)
+        self._checks = []
+        self._begin = self._at

@@ -1,0 +1,1 @@
+"""Front end: volumes over NBD, the network block device protocol, fixed newstyle."""

@@ -1,0 +1,1 @@
+"""Defects put back on purpose: the tests must notice each."""
