@@ -352,7 +352,10 @@ class StorePromises(NamedTuple):
 
 
 class ObjectStore(Protocol):
-    """Whole objects under names of model/objects.py, in one namespace; see each adapter's promises.
+    """Whole objects under names of model/objects.py; each store's promises are measured.
+
+    Whoever names objects never makes one name the beginning of another up to a slash: a directory
+    cannot be a file.
 
     Threads may share one where `is_forkable` is false; where it is true, each process uses its own
     copy, in one thread. Any call may raise UnavailableError (`store-unreachable`, `store-slow`,

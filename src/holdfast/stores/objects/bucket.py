@@ -6,7 +6,7 @@ is then answered EXISTS although it was ours: whoever creates compares what is t
 
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Final, NoReturn
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 import obstore
@@ -17,8 +17,6 @@ from holdfast.errors import CapacityError, DeniedError, NotFoundError, Unavailab
 from holdfast.model.objects import check_object_name
 from holdfast.ports import Buffer, ObjectInfo, PutOutcome
 from holdfast.stores.objects.s3_signature import S3Keys
-
-_PAGE: Final = 1000
 
 
 class BucketObjects:
@@ -119,19 +117,7 @@ class BucketObjects:
 
     def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
         """See ObjectStore."""
-        # The library lists by whole segments: the rest of the prefix is compared here.
-        directory = prefix.rpartition("/")[0]
-        try:
-            for page in obstore.list(
-                self._store, directory or None, offset=after or None, chunk_size=_PAGE
-            ):
-                for meta in page:
-                    name = meta["path"]
-                    if name.startswith(prefix) and name > after:
-                        modified_ns = int(meta["last_modified"].timestamp() * 1e9)
-                        yield ObjectInfo(name, meta["size"], modified_ns)
-        except (exceptions.BaseError, OSError) as error:
-            _raise_translated(error, prefix)
+        yield from self._list(prefix.rpartition("/")[0], prefix, after)
 
     def delete(self, name: str) -> None:
         """See ObjectStore."""
@@ -149,6 +135,23 @@ class BucketObjects:
 
     def close(self) -> None:
         """See ObjectStore."""
+
+    def _list(self, directory: str, prefix: str, after: str) -> Iterator[ObjectInfo]:
+        # Level by level: not every store lists whole names in the order of their bytes.
+        try:
+            level = obstore.list_with_delimiter(self._store, directory or None)
+        except (exceptions.BaseError, OSError) as error:
+            _raise_translated(error, directory)
+        found = {meta["path"]: meta for meta in level["objects"]}
+        for name in sorted([*found, *(below + "/" for below in level["common_prefixes"])]):
+            if name[-1] == "/":
+                is_asked = name.startswith(prefix) or prefix.startswith(name)
+                if is_asked and (name > after or after.startswith(name)):
+                    yield from self._list(name[:-1], prefix, after)
+            elif name.startswith(prefix) and name > after:
+                meta = found[name]
+                modified_ns = int(meta["last_modified"].timestamp() * 1e9)
+                yield ObjectInfo(name, meta["size"], modified_ns)
 
 
 def _raise_translated(error: Exception, name: str) -> NoReturn:

@@ -1,8 +1,8 @@
 """An object store in a directory of a local file system.
 
 Order of writes, and the crash each survives:
-    1. An object is written whole under a name of its own in `.staging`. Cut off here, `tidy` removes
-       what is left; no listing shows it.
+    1. An object is written whole under a name of its own in `.staging`. Cut off here, no listing
+       shows what is left, and `tidy` removes it.
     2. It is flushed (`fsync`, for staged ones one `syncfs`). Cut off here, the same.
     3. It is linked (create-only) or renamed to its name. After a crash the name is there or not;
        under it stands a whole object, for it was flushed before.
