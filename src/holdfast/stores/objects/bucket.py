@@ -142,8 +142,10 @@ class BucketObjects:
             level = obstore.list_with_delimiter(self._store, directory or None)
         except (exceptions.BaseError, OSError) as error:
             _raise_translated(error, directory)
-        found = {meta["path"]: meta for meta in level["objects"]}
-        for name in sorted([*found, *(below + "/" for below in level["common_prefixes"])]):
+        # Some stores show a directory they made as an object of its own.
+        below = directory + "/" if directory else ""
+        found = {m["path"]: m for m in level["objects"] if m["path"].startswith(below)}
+        for name in sorted([*found, *(path + "/" for path in level["common_prefixes"])]):
             if name[-1] == "/":
                 is_asked = name.startswith(prefix) or prefix.startswith(name)
                 if is_asked and (name > after or after.startswith(name)):
