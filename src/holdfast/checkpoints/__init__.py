@@ -1,1 +1,1 @@
-"""The facet that protects resources into banks, and proves, restores and keeps what it protected."""
+"""The facet that protects resources into banks, and proves, keeps and restores them."""

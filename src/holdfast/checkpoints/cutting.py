@@ -1,8 +1,8 @@
 """Where a large file is cut into chunks: by content, so that an insertion moves no later cut.
 
 A cut is made behind a line feed whose neighbours belong to sets drawn from the bank's seed, not
-before CHUNK_BYTES_MIN and at the latest at CHUNK_BYTES_MAX. The search is one compiled pattern whose
-first byte is a literal: the scan runs in C.
+before CHUNK_BYTES_MIN and at the latest at CHUNK_BYTES_MAX. The search is one compiled pattern that
+begins with a literal: the scan runs in C.
 
 Not a digest and not a secret: the sets differ from bank to bank, so that lengths of chunks tell
 little about well-known files.

@@ -118,10 +118,8 @@ def decode_segment(data: bytes, after: bytes | None) -> list[Entry]:
     try:
         entries = _decoder.decode(data)
         for entry in entries:
-            if after is not None and entry.path <= after:
-                raise ValueError("paths do not ascend")
+            _check(entry, after)
             after = entry.path
-            _check(entry)
     except (msgspec.MsgspecError, ValueError, InvalidRequestError) as error:
         raise IntegrityError(
             f"the listing of a resource cannot be read: {error}",
@@ -131,7 +129,9 @@ def decode_segment(data: bytes, after: bytes | None) -> list[Entry]:
     return entries
 
 
-def _check(entry: Entry) -> None:
+def _check(entry: Entry, after: bytes | None) -> None:
+    if after is not None and entry.path <= after:
+        raise ValueError("paths do not ascend")
     if entry.path:
         check_path(entry.path)
     if entry.leader:
