@@ -6,8 +6,8 @@ without an operation the bank's own work is all there is: what was written is ve
 deleted and copied chunk by chunk without asking a plug-in.
 
 Order (rules.plan_walk): begin of a parent before begin of what it depends on, finish after, then
-main, where the heavy work belongs, then complete. A hook that raises fails its resource, whose later
-hooks are left out; those of other resources go on.
+main, where the heavy work belongs, then complete. A hook that raises fails its resource, the later
+hooks of which are left out; those of other resources go on.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -134,7 +134,7 @@ def find_plugins() -> Iterator[ProtectionPlugin]:
             yield point.load()()
         except HoldfastError:
             raise
-        except Exception as error:  # noqa: BLE001 whatever a stranger's module does
+        except Exception as error:
             raise UnsupportedError(
                 f"the plug-in {point.name} cannot be loaded: {type(error).__name__}: {error}",
                 code="bad-plugin",
