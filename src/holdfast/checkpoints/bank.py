@@ -42,6 +42,8 @@ IDENTITY: Final = "bank.json"
 LEASE_S: Final = 600.0
 SWEEP_S: Final = 600.0
 SWEEP_WAIT_S: Final = 30.0
+_MARGIN_NS: Final = 60_000_000_000
+"""Left of a lease for what is done right after it was checked."""
 _SWEEPING: Final = "sweeping"
 _FORMAT: Final = "holdfast-bank"
 _VERSION: Final = 1
@@ -279,7 +281,7 @@ class Lease:
             StateError: `lease-lost`.
         """
         is_there = _expiry(self._store, self._name) == self._expires_ns
-        if not is_there or self._clock.now_ns() >= self._expires_ns:
+        if not is_there or self._clock.now_ns() + _MARGIN_NS >= self._expires_ns:
             raise StateError(
                 "this process was stopped for too long: others may have gone on without it",
                 code="lease-lost",

@@ -24,7 +24,8 @@ from holdfast.ports import ReadableDirectory
 TYPE: Final = "Holdfast::Directory"
 _PROGRESS_ENTRIES: Final = 1024
 
-RestoreTree = Callable[[CheckpointTree, bytes, Mapping[str, Any]], Mapping[str, Any]]
+OnProgress = Callable[[int, int, int | None], None]
+RestoreTree = Callable[[CheckpointTree, bytes, Mapping[str, Any], OnProgress], Mapping[str, Any]]
 """Copies a tree of a checkpoint to a place on this machine and returns what to tell of it."""
 
 
@@ -72,8 +73,11 @@ class DirectoryPlugin:
         assert context.reader is not None
         target = str(context.parameters.get("target") or context.resource.id)
         context.new_ids[context.resource.key] = target
-        tree = context.reader.tree()
-        context.report |= self._restore_tree(tree, os.fsencode(target), context.parameters)
+        place = os.fsencode(target)
+        told = self._restore_tree(
+            context.reader.tree(), place, context.parameters, context.on_progress
+        )
+        context.report |= told
 
 
 def _patterns(resource: Resource) -> tuple[str, ...]:

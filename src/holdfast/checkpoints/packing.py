@@ -18,7 +18,7 @@ from blake3 import blake3
 from holdfast.checkpoints.bank import chunk_name, stage_chunk
 from holdfast.checkpoints.cutting import Cutter
 from holdfast.checkpoints.model import ChunkId
-from holdfast.checkpoints.sealing import Sealer
+from holdfast.checkpoints.sealing import HEADER_BYTES, Sealer
 from holdfast.checkpoints.segments import Part
 from holdfast.errors import CancelledError, ConflictError, HoldfastError, NotFoundError
 from holdfast.files.rules import attempts_for, is_racy
@@ -87,9 +87,8 @@ class ChunkWriter:
     store: ObjectStore
     sealer: Sealer
     known: frozenset[bytes]
-    """Chunks the bank has and that are not known to be bad."""
-    ask_bank: bool
-    """Whether it may have more, of a protect that was cut off: ask before sending."""
+    """Chunks that a manifest in the bank names and that are not known to be bad. Of others the bank
+    is asked: it may have them from elsewhere, or from a protect that was cut off."""
     bad: frozenset[bytes] = frozenset()
     """Chunks known to be bad: stored again whatever is there."""
     new: list[NewChunk] = field(default_factory=list)
@@ -102,9 +101,9 @@ class ChunkWriter:
         if chunk in self.known or chunk in self._written:
             return chunk
         self._written.add(chunk)
-        if self.ask_bank and chunk not in self.bad:
+        if chunk not in self.bad:
             found = self.store.head(chunk_name(chunk))
-            if found is not None:
+            if found is not None and found.size_bytes >= HEADER_BYTES:
                 self.new.append(NewChunk(chunk, len(data), found.size_bytes))
                 return chunk
         sealed = self.sealer.seal(chunk, data)

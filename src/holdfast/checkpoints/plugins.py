@@ -51,6 +51,8 @@ class HookContext:
     """Afterwards: gives it back."""
     report: dict[str, Any] = field(default_factory=dict)
     """Told with the result of the operation; JSON."""
+    on_progress: Callable[[int, int, int | None], None] = lambda _entries, _bytes, _total: None
+    """Tell entries done, bytes done and bytes in all; raises CancelledError to have it stop."""
     new_ids: dict[str, str] = field(default_factory=dict)
     """While restoring: the key of each resource restored so far, and the id it has now."""
 

@@ -5,8 +5,8 @@ Order of writes, and the crash each survives:
        attempt of the task goes on.
     2. Chunks, durable batch by batch. Cut off here, they are found by the next attempt; without one
        they are garbage that a sweep takes after the grace.
-    3. The manifest, under a lease that was checked. Cut off after it, the next attempt, or `doctor`,
-       finds it whole and goes on from there.
+    3. The manifest, under a lease that was checked. Cut off after it, the next attempt, or
+       `doctor`, finds it whole and goes on from there.
     4. The catalogue: AVAILABLE. 5. The head of the plan. 6. The lease is given back.
 
 Invariants:
@@ -82,7 +82,7 @@ class ProtectRun:
         self._catalogue = around.catalogue
         self._id = checkpoint_of_task(context.task.id)
         self._bad = self._catalogue.chunks.bad(plan.bank_id)
-        self._known = self._catalogue.chunks.known(plan.bank_id)
+        self._known: frozenset[bytes] = frozenset()
         self._lease: Lease | None = None
 
     def run(self) -> dict[str, object]:
@@ -201,7 +201,7 @@ class ProtectRun:
         sizes: dict[bytes, int] = {c: 0 for chunks in uses.values() for c in chunks}
         for record in body.records:
             sizes |= {segment.id: segment.size_bytes for segment in record.segments}
-        sizes |= {signed.statement.body.id: signed.statement.body.size_bytes} | new
+        sizes |= {signed.statement.body.id: signed.statement.body.size_bytes, **new}
         self._catalogue.record(signed, body, uses, sizes)
         self._around.heads.advance(self._plan.id, self._id, signed.digest, self._context.task.id)
 
@@ -238,8 +238,6 @@ class ProtectRun:
                 store=store,
                 sealer=Sealer(self._open.key, around.entropy),
                 known=self._known,
-                # Without memory of the bank, or after an interruption, it may have more than known.
-                ask_bank=self._context.is_resumed or bool(self._bad) or not self._known,
                 bad=self._bad,
             )
 
@@ -280,11 +278,13 @@ class ProtectRun:
                 "previous-unreadable", resource=record.resource.key, why=error.message
             )
             return {}
-        known = self._known
+        # Its manifest was just read under our lease: no sweep takes what it names.
+        named = {*chunks_of(entries), *(segment.id for segment in record.segments)}
+        self._known |= named - self._bad
         return {
             entry.path: entry
             for entry in entries
-            if all(not part.chunk or part.chunk in known for part in entry.parts)
+            if not self._bad or all(part.chunk not in self._bad for part in entry.parts)
         }
 
     def _records(

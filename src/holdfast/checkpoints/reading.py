@@ -57,7 +57,12 @@ class ResourceReader:
 
     def tree(self) -> CheckpointTree:
         """Return it as a tree."""
-        return CheckpointTree(self.entries(), self._read_chunk, self.identity)
+        return CheckpointTree(
+            self.entries(),
+            self._read_chunk,
+            self.identity,
+            is_forkable=self.bank.store.is_forkable,
+        )
 
     def _read_chunk(self, chunk: bytes) -> bytes:
         return self.bank.read_chunk(self.sealer, ChunkId(chunk))

@@ -25,6 +25,7 @@ from holdfast.checkpoints.sealing import BankKey, Sealer
 from holdfast.errors import CancelledError, ConflictError, HoldfastError, NotFoundError
 from holdfast.ports import Clock, Entropy, ObjectStore, PaceControl, ReadableDirectory, StartWorkers
 from holdfast.proof.signature import SigningKey
+from holdfast.tasks.model import TaskState
 from holdfast.tasks.runner import Listener, Runner
 
 Parameters = Mapping[str, Mapping[str, Any]]
@@ -58,6 +59,8 @@ class Surroundings:
 
     state: Path
     runner: Runner
+    task_state: Callable[[str], TaskState | None]
+    """Given a task's id; None if this machine does not know it."""
     clock: Clock
     entropy: Entropy
     catalogue: Catalogue

@@ -33,7 +33,9 @@ _LEVEL: Final = 1
 _SAMPLE_BYTES: Final = 32 * KIB
 _NO_KEY: Final = bytes(8)
 
-assert _HEADER.size == 32
+HEADER_BYTES: Final = 32
+
+assert _HEADER.size == HEADER_BYTES
 
 
 @dataclass(frozen=True, slots=True)

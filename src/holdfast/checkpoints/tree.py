@@ -53,8 +53,15 @@ class CheckpointTree:
     """ReadableDirectory over the entries of one resource."""
 
     def __init__(
-        self, entries: Iterable[Entry], read_chunk: ReadChunk, identity: Mapping[str, object]
+        self,
+        entries: Iterable[Entry],
+        read_chunk: ReadChunk,
+        identity: Mapping[str, object],
+        *,
+        is_forkable: bool,
     ) -> None:
+        self.is_forkable = is_forkable
+        """Whether a process forked from this one may read on."""
         self._identity = dict(identity)
         self._cache = ChunkCache(read_chunk)
         self._entries: dict[bytes, Entry] = {}
