@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from holdfast import __version__
-from holdfast.cli import heads, proofs, tasks, trees
+from holdfast.cli import checkpoints, heads, proofs, tasks, trees
 from holdfast.cli.demo import demo
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command()(trees.repair)
 app.add_typer(proofs.app, name="proof")
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(heads.app, name="heads")
+app.add_typer(checkpoints.app, name="checkpoints")
 
 
 def _print_version(wanted: bool) -> None:
