@@ -1,11 +1,11 @@
 """Where a large file is cut into chunks: by content, so that an insertion moves no later cut.
 
-A cut is made behind a line feed whose neighbours belong to sets drawn from the bank's seed, not
+A cut is made behind a line feed whose neighbours belong to sets drawn from a seed, not
 before CHUNK_BYTES_MIN and at the latest at CHUNK_BYTES_MAX. The search is one compiled pattern that
 begins with a literal: the scan runs in C.
 
-Not a digest and not a secret: the sets differ from bank to bank, so that lengths of chunks tell
-little about well-known files.
+The seed of an encrypted bank is its key's, so that lengths of chunks tell little about well-known
+files; all others share one. So banks that name chunks alike also cut alike, and heal each other.
 """
 
 import re
@@ -25,13 +25,13 @@ the shortest length, in random bytes, and about as often in text."""
 
 @dataclass(frozen=True, slots=True)
 class Cutter:
-    """The cuts of one bank."""
+    """The cuts of one seed."""
 
     pattern: "re.Pattern[bytes]"
 
     @classmethod
     def of_seed(cls, seed: bytes) -> "Cutter":
-        """Return the cutter of a bank's seed; part of the bank's format."""
+        """Return the cutter of a seed; part of the format of banks."""
         drawn = shake_256(b"holdfast-bank cuts" + seed).digest(_SETS * 256)
         sets = []
         for number in range(_SETS):

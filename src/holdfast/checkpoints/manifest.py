@@ -83,12 +83,12 @@ class SignedStatement:
 def encode_manifest(statement: Statement, key: "SigningKey") -> bytes:
     """Return the bytes of a manifest."""
     line = canonical_json(_statement_document(statement)) + b"\n"
-    signature = {
-        "algorithm": "ed25519",
-        "publicKey": key.public_key.hex(),
-        "value": key.sign(FIRST_LINE + line).hex(),
-    }
-    return FIRST_LINE + line + canonical_json(signature) + b"\n"
+    return FIRST_LINE + line + _signature_line(key.public_key, key.sign(FIRST_LINE + line))
+
+
+def _signature_line(public_key: bytes, value: bytes) -> bytes:
+    signature = {"algorithm": "ed25519", "publicKey": public_key.hex(), "value": value.hex()}
+    return canonical_json(signature) + b"\n"
 
 
 def decode_manifest(data: bytes, bank_id: BankId, checkpoint_id: CheckpointId) -> SignedStatement:
@@ -108,12 +108,13 @@ def decode_manifest(data: bytes, bank_id: BankId, checkpoint_id: CheckpointId) -
             )
         _refuse(checkpoint_id, "it does not begin like one")
     try:
-        first, line, last, rest = data.split(b"\n", 3)
+        first, line, last, _ = data.split(b"\n", 3)
         signature = json.loads(last)
         public_key = bytes.fromhex(signature["publicKey"])
         value = bytes.fromhex(signature["value"])
         statement = _parse_statement(json.loads(line))
-        is_one_spelling = not rest and canonical_json(_statement_document(statement)) == line
+        spelt = canonical_json(_statement_document(statement)) + b"\n"
+        is_one_spelling = data == FIRST_LINE + spelt + _signature_line(public_key, value)
     except (ValueError, KeyError, TypeError) as error:
         _refuse(checkpoint_id, f"it cannot be read ({type(error).__name__})")
     if not is_one_spelling:

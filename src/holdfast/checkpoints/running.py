@@ -136,7 +136,7 @@ def opened(around: Surroundings, url: str, expected: BankId | None = None) -> It
             )
         key = around.load_bank_key(identity.key_id)
         bank = Bank(store, identity, around.clock)
-        cutter = Cutter.of_seed(bytes.fromhex(identity.id))
+        cutter = Cutter.of_seed(key.naming if key else b"")
         yield OpenBank(bank, key, Sealer(key, around.entropy), cutter)
     finally:
         store.close()

@@ -110,6 +110,9 @@ class Sealer:
                 code="format-newer",
                 advice="use the newer holdfast that wrote it",
             )
+        is_plain = not flags & _ENCRYPTED
+        if any(sealed[5:8]) or (is_plain and (key_id, nonce) != (_NO_KEY, bytes(12))):
+            raise _damaged(chunk, "its header holds what no writer puts there")
         if size_bytes > CHUNK_BYTES_MAX:
             raise _damaged(chunk, "its header gives an impossible length")
         payload = self._decrypt(chunk, sealed, flags, key_id, nonce)
