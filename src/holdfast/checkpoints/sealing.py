@@ -158,7 +158,9 @@ class Sealer:
         try:
             if zstandard.frame_content_size(bytes(payload[:18])) != size_bytes:
                 raise _damaged(chunk, "its payload gives another length")
-            return self._decompressor.decompress(payload, max_output_size=size_bytes)
+            return self._decompressor.decompress(
+                payload, max_output_size=size_bytes, allow_extra_data=False
+            )
         except zstandard.ZstdError:
             raise _damaged(chunk, "it cannot be unpacked") from None
 
