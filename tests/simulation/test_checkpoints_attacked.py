@@ -6,6 +6,7 @@ first alone, then a verification by digest; and what heals it.
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,7 +72,7 @@ def attack(world: World, kind: str, names: list[str], checkpoint: str) -> None:
             del objects[manifest_name(CheckpointId(checkpoint))]
 
 
-def verify(facet: Checkpoints, checkpoint: str, depth: Depth = Depth.DIGEST) -> dict[str, object]:
+def verify(facet: Checkpoints, checkpoint: str, depth: Depth = Depth.DIGEST) -> dict[str, Any]:
     return dict(facet.verify([facet.get(checkpoint)], MANNER, depth=depth).result or {})
 
 
@@ -87,7 +88,7 @@ def test_hurt_resource_is_named_and_no_other(world: World, kind: str, encrypted:
     result = verify(facet, checkpoint)
 
     assert result["verdict"] == "fail"
-    (told,) = result["checkpoints"]  # type: ignore[misc]
+    (told,) = result["checkpoints"]
     assert told["resources"] == {key(world, "hurt"): "error", key(world, "whole"): "available"}
     assert told["paths"][key(world, "hurt")]
     assert facet.get(checkpoint).verified.bad == (key(world, "hurt"),)  # type: ignore[union-attr]
@@ -107,7 +108,7 @@ def test_manifest_is_bound_to_its_checkpoint(world: World, kind: str) -> None:
     result = verify(facet, checkpoint, Depth.PRESENCE)
 
     assert result["verdict"] == "fail"
-    (told,) = result["checkpoints"]  # type: ignore[misc]
+    (told,) = result["checkpoints"]
     assert set(told["resources"]) == {key(world, "hurt"), key(world, "whole")}
     with pytest.raises(HoldfastError):
         facet.restore(checkpoint, MANNER, force=True)
@@ -201,7 +202,7 @@ def test_restore_drill_compares_and_leaves_nothing(world: World) -> None:
     result = verify(facet, checkpoint, Depth.RESTORE)
 
     assert result["verdict"] == "success"
-    (told,) = result["checkpoints"]  # type: ignore[misc]
+    (told,) = result["checkpoints"]
     drills = [report["drill"] for report in told["reports"].values()]
     assert [drill["verdict"] for drill in drills] == ["proven", "proven"]
     assert not list((world.state / "drills").iterdir())

@@ -4,6 +4,7 @@ Method: its invariants 1 to 3 on examples and on graphs, histories and memories 
 """
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -221,7 +222,7 @@ def test_what_failed_is_restored_by_force_only() -> None:
         {"state": CheckpointState.PROTECTING},
     ],
 )
-def test_what_is_held_is_not_deleted(changed: dict[str, object]) -> None:
+def test_what_is_held_is_not_deleted(changed: dict[str, Any]) -> None:
     with pytest.raises(StateError):
-        check_deletable(checkpoint(1, **changed), NOW_NS)
+        check_deletable(replace(checkpoint(1), **changed), NOW_NS)
     check_deletable(checkpoint(1), NOW_NS)
