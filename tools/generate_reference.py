@@ -94,6 +94,18 @@ COMMANDS = (
     ("heads", "history"),
     ("heads", "status"),
     ("heads", "probe"),
+    ("checkpoints", "plan"),
+    ("checkpoints", "protect"),
+    ("checkpoints", "list"),
+    ("checkpoints", "show"),
+    ("checkpoints", "verify"),
+    ("checkpoints", "restore"),
+    ("checkpoints", "delete"),
+    ("checkpoints", "hold"),
+    ("checkpoints", "retain"),
+    ("checkpoints", "doctor"),
+    ("checkpoints", "schedule"),
+    ("checkpoints", "run-schedules"),
 )
 
 

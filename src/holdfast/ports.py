@@ -357,10 +357,10 @@ class ObjectStore(Protocol):
     Whoever names objects never makes one name the beginning of another up to a slash: a directory
     cannot be a file.
 
-    Threads may share one where `is_forkable` is false; where it is true, each process uses its own
-    copy, in one thread. Any call may raise UnavailableError (`store-unreachable`, `store-slow`,
-    `store-busy`: it may be tried again), DeniedError (`store-denied`), CapacityError (`disk-full`)
-    and StorageFailedError. A put that raised may have happened.
+    Threads may share one; `settle` is about what its own thread staged. Any call may raise
+    UnavailableError (`store-unreachable`, `store-slow`, `store-busy`: it may be tried again),
+    DeniedError (`store-denied`), CapacityError (`disk-full`) and StorageFailedError. A put that
+    raised may have happened.
     """
 
     is_forkable: bool
@@ -386,7 +386,7 @@ class ObjectStore(Protocol):
         ...
 
     def settle(self) -> None:
-        """Make durable and visible all that this process staged.
+        """Make durable and visible all that this thread staged.
 
         Raises:
             StorageFailedError: `flush-failed`; nothing staged counts, all is to be staged anew.

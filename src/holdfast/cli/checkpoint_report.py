@@ -1,8 +1,6 @@
 """What the commands on checkpoints tell a person, and as JSON; from results and values."""
 
 from collections.abc import Callable
-from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from holdfast.cli import session
@@ -12,15 +10,6 @@ from holdfast.tasks.model import Task
 
 if TYPE_CHECKING:
     from holdfast.checkpoints.model import Checkpoint, Plan
-
-
-def checkpoint_result(checkpoint: "Checkpoint") -> dict[str, Any]:
-    """Return a checkpoint as JSON."""
-    told = asdict(checkpoint)
-    told["created_at"] = time(checkpoint.created_ns)
-    if checkpoint.verified:
-        told["verified"]["at"] = time(checkpoint.verified.at_ns)
-    return told
 
 
 def finish(
@@ -38,9 +27,11 @@ def finish(
 
 def show_plans(plans: "list[Plan]", *, json: bool) -> None:
     """Print plans."""
+    from holdfast.checkpoints.results import plan_result
+
     for each in plans:
         if json:
-            session.print_line(asdict(each))
+            session.print_line(plan_result(each))
             continue
         print(printable(f"plan      {each.name}  {each.id}"))
         sealed = f", encrypted with key {each.key_id}" if each.key_id else ""
@@ -51,21 +42,18 @@ def show_plans(plans: "list[Plan]", *, json: bool) -> None:
 
 def checkpoint_line(checkpoint: "Checkpoint") -> str:
     """Return a checkpoint as one line."""
+    from holdfast.checkpoints.results import time_text
+
     verified = checkpoint.verified
     proof = "never verified"
     if verified is not None:
         share = f", {verified.coverage_percent:.0f} %" if verified.coverage_percent < 100 else ""
-        proof = f"{verified.verdict} ({verified.depth}{share}) {time(verified.at_ns)}"
+        proof = f"{verified.verdict} ({verified.depth}{share}) {time_text(verified.at_ns)}"
     held = "  held" if checkpoint.is_protected else ""
     return (
-        f"{checkpoint.id}  {time(checkpoint.created_ns)}  {checkpoint.plan_name}  "
+        f"{checkpoint.id}  {time_text(checkpoint.created_ns)}  {checkpoint.plan_name}  "
         f"{checkpoint.state}  {format_bytes(checkpoint.total_bytes)}  {proof}{held}"
     )
-
-
-def time(at_ns: int) -> str:
-    """Spell a moment in UTC."""
-    return datetime.fromtimestamp(at_ns // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def delete_lines(result: dict[str, Any]) -> list[str]:

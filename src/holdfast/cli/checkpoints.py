@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast.cli import checkpoint_report as report
-from holdfast.cli import session
+from holdfast.cli import schedules, session
 from holdfast.cli.arguments import parse_budget, parse_jobs, parse_retention, parse_size
 from holdfast.cli.exits import Exit
 from holdfast.cli.options import Jobs, Json, Quiet, Rate
@@ -147,6 +147,7 @@ def list_checkpoints(
 
     def command(services: LocalServices) -> int:
         from holdfast.checkpoints.model import Verdict
+        from holdfast.checkpoints.results import checkpoint_result
 
         stale_ns = None
         if stale_days is not None:
@@ -158,7 +159,7 @@ def list_checkpoints(
         )
         for each in found:
             if json:
-                session.print_line(report.checkpoint_result(each))
+                session.print_line(checkpoint_result(each))
             else:
                 print(printable(report.checkpoint_line(each)))
         return 0
@@ -172,9 +173,10 @@ def show(checkpoint: Id, *, json: Json = False) -> None:
 
     def command(services: LocalServices) -> int:
         from holdfast.checkpoints.manifest import encode_body
+        from holdfast.checkpoints.results import checkpoint_result
 
         found, body = _open(services).show(checkpoint)
-        told: dict[str, Any] = report.checkpoint_result(found)
+        told: dict[str, Any] = checkpoint_result(found)
         if body is not None:
             told["body"] = json_text.loads(encode_body(body))
         if json:
@@ -322,12 +324,14 @@ def hold(
     """Protect a checkpoint from deletion until it is released, or for some days."""
 
     def command(services: LocalServices) -> int:
+        from holdfast.checkpoints.results import checkpoint_result
+
         until_ns = services.clock.now_ns() + days * 86_400 * 10**9 if days else 0
         held = _open(services).set_protection(
             checkpoint, is_protected=not release and not days, locked_until_ns=until_ns
         )
         if json:
-            print_json(report.checkpoint_result(held))
+            print_json(checkpoint_result(held))
         else:
             print(printable(report.checkpoint_line(held)))
         return 0
@@ -345,6 +349,8 @@ def retain(
     """Keep what the plan's rules ask for and delete the rest, never the last that is good."""
 
     def command(services: LocalServices) -> int:
+        from holdfast.checkpoints.results import time_text
+
         with _manner(services, None, None, json=json, quiet=True) as manner:
             fates = _open(services).retain(name, manner, dry_run=dry_run)
         for fate in fates:
@@ -359,7 +365,7 @@ def retain(
                     }
                 )
             else:
-                at = report.time(fate.checkpoint.created_ns)
+                at = time_text(fate.checkpoint.created_ns)
                 print(f"{word:<7} {fate.checkpoint.id}  {at}  {'; '.join(fate.reasons)}")
         return 0
 
@@ -461,3 +467,7 @@ def _check_single(facet: "Checkpoints", checkpoint: str, resource: str | None) -
             code="ambiguous-target",
             advice="name one with --resource; see 'holdfast checkpoints show'",
         )
+
+
+app.command()(schedules.schedule)
+app.command("run-schedules")(schedules.run_schedules)

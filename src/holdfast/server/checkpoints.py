@@ -53,9 +53,15 @@ _KEY_ID: Final = re.compile(r"[0-9a-f]{16}")
 _ADVANCES_MAX: Final = 8
 
 
-def open_checkpoints(services: LocalServices) -> Checkpoints:
-    """Return the checkpoints facet over the services of this machine."""
-    restorer = TreeRestorer(services.files.surroundings, min(JOBS_MAX, (os.cpu_count() or 1) + 1))
+def open_checkpoints(services: LocalServices, *, may_fork: bool = True) -> Checkpoints:
+    """Return the checkpoints facet over the services of this machine.
+
+    Args:
+        services: Of this machine.
+        may_fork: False in a process of several threads, such as a server: then threads work.
+    """
+    jobs = min(JOBS_MAX, (os.cpu_count() or 1) + 1) if may_fork else 1
+    restorer = TreeRestorer(services.files.surroundings, jobs)
     plugins = Plugins([DirectoryPlugin(restorer), *find_plugins()])
     keys = services.state / "keys"
 
@@ -78,7 +84,7 @@ def open_checkpoints(services: LocalServices) -> Checkpoints:
         load_key=services.load_key,
         open_source=open_source,
         make_pace=services.files.surroundings.make_pace,
-        make_workers=_make_workers,
+        make_workers=lambda pace, jobs, forkable: _make_workers(pace, jobs, may_fork and forkable),
     )
     return Checkpoints(around, _measure)
 

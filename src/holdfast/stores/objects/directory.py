@@ -14,8 +14,10 @@ Invariants:
 """
 
 import contextlib
+import itertools
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from typing import Final
 
@@ -24,6 +26,8 @@ from holdfast.model.objects import check_object_name
 from holdfast.ports import Buffer, Entropy, ObjectInfo, PutOutcome
 from holdfast.stores.directories import linux
 from holdfast.stores.directories.errors import raise_translated
+
+_Staged = list[tuple[str, str]]
 
 _STAGING: Final = ".staging"
 _FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -48,10 +52,9 @@ class DirectoryObjects:
                 code="no-root",
                 advice="make it, or mount its file system",
             )
-        self._staged: list[tuple[str, str]] = []
-        """Where each is, and its name to be."""
+        self._own = threading.local()
         self._drawn = (0, "")
-        self._count = 0
+        self._count = itertools.count()
         self._made: set[str] = set()
 
     def describe(self) -> str:
@@ -90,11 +93,11 @@ class DirectoryObjects:
 
     def stage(self, name: str, data: Buffer) -> None:
         """See ObjectStore."""
-        self._staged.append((self._write(name, data, flush=False), self._path(name)))
+        self._staged().append((self._write(name, data, flush=False), self._path(name)))
 
     def settle(self) -> None:
         """See ObjectStore."""
-        staged, self._staged = self._staged, []
+        staged, self._own.staged = self._staged(), []
         if not staged:
             return
         try:
@@ -177,9 +180,16 @@ class DirectoryObjects:
 
     def close(self) -> None:
         """See ObjectStore."""
-        for temporary, _ in self._staged:
+        for temporary, _ in self._staged():
             _drop(temporary)
-        self._staged = []
+        self._own.staged = []
+
+    def _staged(self) -> _Staged:
+        """Return what this thread staged: where each is, and its name to be."""
+        if not hasattr(self._own, "staged"):
+            self._own.staged = []
+        staged: _Staged = self._own.staged
+        return staged
 
     def _path(self, name: str) -> str:
         return os.path.join(self._root, check_object_name(name))
@@ -193,8 +203,7 @@ class DirectoryObjects:
             # A fork must not use its parent's names.
             run = self._entropy.random_bytes(8).hex()
             self._drawn = (os.getpid(), run)
-        self._count += 1
-        return os.path.join(self._staging(), f"{run}-{self._count}")
+        return os.path.join(self._staging(), f"{run}-{next(self._count)}")
 
     def _write(self, name: str, data: Buffer, *, flush: bool) -> str:
         temporary = self._temporary()
