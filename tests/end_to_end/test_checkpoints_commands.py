@@ -79,6 +79,7 @@ def test_life_of_a_plan(shell: Shell, tmp_path: Path) -> None:
     assert shell.run("verify", second)["verdict"] == "success"
 
 
+@pytest.mark.slow
 def test_damage_on_the_disk_is_named_and_healed(shell: Shell, tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree", files=20)
     bank = tmp_path / "bank"
@@ -98,6 +99,7 @@ def test_damage_on_the_disk_is_named_and_healed(shell: Shell, tmp_path: Path) ->
     assert shell.run("list", "--verdict", "success")["id"] == checkpoint
 
 
+@pytest.mark.slow
 def test_lost_catalogue_comes_back_from_the_bank(shell: Shell, tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree", files=20)
     bank = tmp_path / "bank"
@@ -137,6 +139,7 @@ def test_killed_at_any_moment_the_same_command_goes_on(shell: Shell, tmp_path: P
     assert read_tree(out) == read_tree(tree)
 
 
+@pytest.mark.slow
 def test_changed_files_are_told_and_never_mixed(shell: Shell, tmp_path: Path) -> None:
     """What is written all the time is either left out and told, or one whole moment of it."""
     tree = make_tree(tmp_path / "tree", files=5)

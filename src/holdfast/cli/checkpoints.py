@@ -4,6 +4,7 @@ Thin: parse, call the service, tell. Exits with 3 where a verification found dam
 """
 
 import json as json_text
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -445,7 +446,7 @@ def _manner(
 
 
 def _bank_url(text: str) -> str:
-    if text.startswith(("s3+", "swift:")):
+    if re.match(r"[a-z0-9+]+:", text):
         return text.rstrip("/")
     return str(Path(text).absolute())
 
