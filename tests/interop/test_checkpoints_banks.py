@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.contract.objects import BUCKET, KEYS, Weed, swift_alone, weed
-from tests.interop.swift.cluster import Cluster
-from tests.support.checkpoints import DIRECTORY, MANNER
-from tests.support.trees import make_tree, pattern, read_tree, write
 
 from holdfast.checkpoints.model import Resource, Retention
 from holdfast.checkpoints.service import Checkpoints
 from holdfast.server.checkpoints import open_checkpoints, open_store
 from holdfast.server.local import LocalServices
+from tests.contract.objects import BUCKET, KEYS, Weed, swift_alone, weed
+from tests.interop.swift.cluster import Cluster
+from tests.support.checkpoints import DIRECTORY, MANNER
+from tests.support.trees import make_tree, pattern, read_tree, write
 
 __all__ = ["swift_alone", "weed"]
 

@@ -35,7 +35,8 @@ from holdfast.errors import (
     UnsupportedError,
 )
 from holdfast.model.limits import MANIFEST_BYTES_MAX, MIB, OBJECT_BYTES_MAX
-from holdfast.ports import Buffer, Clock, ObjectInfo, ObjectStore
+from holdfast.object_ports import ObjectInfo, ObjectStore
+from holdfast.ports import Buffer, Clock
 from holdfast.proof.statement import canonical_json
 
 IDENTITY: Final = "bank.json"

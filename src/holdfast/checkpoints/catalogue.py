@@ -43,6 +43,34 @@ from holdfast.errors import (
 )
 
 
+class ScheduleTable:
+    """Schedules as rows; part of a Catalogue. What they mean: scheduling.py."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def put(self, row: Mapping[str, object]) -> None:
+        """Add or replace a schedule."""
+        with self._database.transaction():
+            self._database.sql.execute(
+                """INSERT OR REPLACE INTO schedules VALUES (:id, :plan, :operation, :cron,
+                :parameters, :last_ns, :next_ns, :last_result)""",
+                dict(row),
+            )
+
+    def delete(self, schedule_id: str) -> bool:
+        """Remove a schedule; return whether there was one."""
+        with self._database.transaction():
+            done = self._database.sql.execute("DELETE FROM schedules WHERE id = ?", (schedule_id,))
+            return done.rowcount > 0
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return every schedule, the next due first."""
+        return [
+            dict(row) for row in self._database.rows("SELECT * FROM schedules ORDER BY next_ns, id")
+        ]
+
+
 class Catalogue:
     """The file; used by one process's one thread, never by a fork of it."""
 
@@ -52,6 +80,7 @@ class Catalogue:
         self._database = database
         self._sql = database.sql
         self.chunks = ChunkTable(database)
+        self.schedules = ScheduleTable(database)
 
     def close(self) -> None:
         """Release it."""
@@ -277,27 +306,6 @@ class Catalogue:
             "SELECT resource FROM resources WHERE checkpoint = ? ORDER BY 1", (checkpoint_id,)
         )
         return [row["resource"] for row in rows]
-
-    def put_schedule(self, row: Mapping[str, object]) -> None:
-        """Add or replace a schedule; see scheduling.py."""
-        with self._database.transaction():
-            self._sql.execute(
-                """INSERT OR REPLACE INTO schedules VALUES (:id, :plan, :operation, :cron,
-                :parameters, :last_ns, :next_ns, :last_result)""",
-                dict(row),
-            )
-
-    def delete_schedule(self, schedule_id: str) -> bool:
-        """Remove a schedule; return whether there was one."""
-        with self._database.transaction():
-            done = self._sql.execute("DELETE FROM schedules WHERE id = ?", (schedule_id,))
-            return done.rowcount > 0
-
-    def schedules(self) -> list[dict[str, Any]]:
-        """Return every schedule, the next due first."""
-        return [
-            dict(row) for row in self._database.rows("SELECT * FROM schedules ORDER BY next_ns, id")
-        ]
 
 
 def _plan_of(row: sqlite3.Row) -> Plan:

@@ -104,7 +104,7 @@ class Scheduler:
 
     def remove(self, schedule_id: str) -> None:
         """Remove a schedule; NotFoundError (`no-schedule`)."""
-        if not self._facet.catalogue.delete_schedule(schedule_id):
+        if not self._facet.catalogue.schedules.delete(schedule_id):
             raise NotFoundError(
                 f"there is no schedule {schedule_id}",
                 code="no-schedule",
@@ -113,7 +113,7 @@ class Scheduler:
 
     def schedules(self) -> list[Schedule]:
         """Return every schedule, the next due first."""
-        return [_schedule_of(row) for row in self._facet.catalogue.schedules()]
+        return [_schedule_of(row) for row in self._facet.catalogue.schedules.rows()]
 
     def run_due(self, manner: Manner) -> list[Schedule]:
         """Run what is due now, one after the other, and return each as it is then."""
@@ -169,7 +169,7 @@ class Scheduler:
         return "verification failed" if verdict == "fail" else verdict
 
     def _keep(self, schedule: Schedule) -> None:
-        self._facet.catalogue.put_schedule(
+        self._facet.catalogue.schedules.put(
             {
                 "id": schedule.id,
                 "plan": schedule.plan_id,

@@ -50,7 +50,7 @@ from holdfast.checkpoints.upkeep import (
 )
 from holdfast.checkpoints.verifying import VerifyRun
 from holdfast.errors import ConflictError, InvalidRequestError, NotFoundError
-from holdfast.ports import StorePromises
+from holdfast.object_ports import StorePromises
 from holdfast.proof.signature import fingerprint
 from holdfast.tasks.model import Task, TaskState
 from holdfast.tasks.runner import TaskContext

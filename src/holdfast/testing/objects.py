@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from holdfast.errors import CapacityError, DeniedError, NotFoundError, UnavailableError
 from holdfast.model.objects import check_object_name
-from holdfast.ports import Buffer, Clock, ObjectInfo, PutOutcome
+from holdfast.object_ports import ObjectInfo, PutOutcome
+from holdfast.ports import Buffer, Clock
 
 
 class StoreCrashError(BaseException):

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Final
 
-from holdfast.ports import Entropy, ObjectStore, PutOutcome, StorePromises
+from holdfast.object_ports import ObjectStore, PutOutcome, StorePromises
+from holdfast.ports import Entropy
 
 ROUNDS: Final = 10
 WRITERS: Final = 4
