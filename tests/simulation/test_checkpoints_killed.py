@@ -14,7 +14,8 @@ import pytest
 
 from holdfast.checkpoints.model import CheckpointState, Depth, Verdict
 from holdfast.checkpoints.service import Checkpoints
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, UnsupportedError
+from holdfast.object_ports import StorePromises
 from holdfast.testing.objects import StoreCrashError, StoredObject, StoreFaults
 from tests.support.checkpoints import BANK, MANNER, World, directory_plan, protect
 from tests.support.trees import make_tree, pattern, write
@@ -245,3 +246,14 @@ def test_lost_manifest_is_told_and_a_sweep_keeps_what_it_cannot_know(tmp_path: P
 
     assert told["onlyInCatalogue"] == [first]
     assert facet.get(first).state is CheckpointState.ERROR
+
+
+def test_store_that_does_not_show_what_was_put_is_refused(tmp_path: Path) -> None:
+    """Bank invariant 1 rests on it: who comes second must see who came first."""
+    world = World(tmp_path)
+    facet = world.start()
+    stale = Checkpoints(facet.around, lambda _store: StorePromises(True, False))
+
+    with pytest.raises(UnsupportedError, match="at once"):
+        directory_plan(stale, make_tree(tmp_path / "tree"))
+    assert world.banks[BANK] == {}

@@ -65,11 +65,12 @@ class Packed(NamedTuple):
 
 
 class NewChunk(NamedTuple):
-    """A chunk that was stored."""
+    """A chunk that no manifest was known to name."""
 
     id: ChunkId
     size_bytes: int
     stored_bytes: int
+    """0: the bank had it already."""
 
 
 class PackResult(NamedTuple):
@@ -77,7 +78,6 @@ class PackResult(NamedTuple):
 
     files: list[Packed]
     chunks: list[NewChunk]
-    """Stored anew."""
     read_bytes: int
 
 
@@ -105,7 +105,7 @@ class ChunkWriter:
         if chunk not in self.bad:
             found = self.store.head(chunk_name(chunk))
             if found is not None and found.size_bytes >= HEADER_BYTES:
-                self.new.append(NewChunk(chunk, len(data), found.size_bytes))
+                self.new.append(NewChunk(chunk, len(data), 0))
                 return chunk
         sealed = self.sealer.seal(chunk, data)
         stage_chunk(self.store, chunk, sealed)

@@ -1,7 +1,8 @@
 """Use cases of the checkpoints facet: plan, protect, verify, restore, delete, retain, keep well.
 
 Each piece of long work runs as a durable task. What no two tasks may do at once: protect one plan;
-verify or delete one checkpoint; sweep one bank.
+verify or delete one checkpoint; sweep one bank. What only some of them need is imported there: a
+protect in which nothing changed takes about as long as its imports.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,6 @@ from holdfast.checkpoints.model import (
     uuid_text,
 )
 from holdfast.checkpoints.protecting import ProtectRun
-from holdfast.checkpoints.restoring import RestoreRun
 from holdfast.checkpoints.rules import (
     Fate,
     check_deletable,
@@ -42,14 +42,12 @@ from holdfast.checkpoints.running import (
     opened,
     plain_parameters,
 )
-from holdfast.checkpoints.upkeep import (
-    delete_checkpoint,
-    examine_bank,
-    heal_bank,
-    sweep_bank,
+from holdfast.errors import (
+    ConflictError,
+    InvalidRequestError,
+    NotFoundError,
+    UnsupportedError,
 )
-from holdfast.checkpoints.verifying import VerifyRun
-from holdfast.errors import ConflictError, InvalidRequestError, NotFoundError
 from holdfast.object_ports import StorePromises
 from holdfast.proof.signature import fingerprint
 from holdfast.tasks.model import Task, TaskState
@@ -169,6 +167,8 @@ class Checkpoints:
         limits = budget or Budget()
 
         def work(context: TaskContext) -> Mapping[str, object]:
+            from holdfast.checkpoints.verifying import VerifyRun
+
             with opened(self.around, self._url_of(bank_id), bank_id) as open_bank:
                 run = VerifyRun(
                     self.around,
@@ -212,6 +212,8 @@ class Checkpoints:
         given = parameters or {}
 
         def work(context: TaskContext) -> Mapping[str, object]:
+            from holdfast.checkpoints.restoring import RestoreRun
+
             url = self._url_of(checkpoint.bank_id)
             with opened(self.around, url, checkpoint.bank_id) as open_bank:
                 run = RestoreRun(
@@ -238,6 +240,8 @@ class Checkpoints:
         check_deletable(checkpoint, self.around.clock.now_ns())
 
         def work(context: TaskContext) -> Mapping[str, object]:
+            from holdfast.checkpoints.upkeep import delete_checkpoint
+
             context.enter("deleting")
             url = self._url_of(checkpoint.bank_id)
             with opened(self.around, url, checkpoint.bank_id) as open_bank:
@@ -262,6 +266,8 @@ class Checkpoints:
         """Delete chunks of a bank that no checkpoint needs."""
 
         def work(open_bank: OpenBank, context: TaskContext) -> Mapping[str, object]:
+            from holdfast.checkpoints.upkeep import sweep_bank
+
             return sweep_bank(self.around, open_bank, grace_s, context)
 
         return self._run_on_bank("checkpoints.sweep", bank_url, {"graceS": grace_s}, work, manner)
@@ -272,6 +278,8 @@ class Checkpoints:
         trusted = frozenset({own, *signers})
 
         def work(open_bank: OpenBank, context: TaskContext) -> Mapping[str, object]:
+            from holdfast.checkpoints.upkeep import examine_bank
+
             promises = self._measure_promises(open_bank.bank.store)
             identity = open_bank.bank.identity
             self._remember_bank(bank_url, identity, promises)
@@ -285,6 +293,8 @@ class Checkpoints:
         """Store anew from another bank what is known to be bad, then verify what that touched."""
 
         def work(open_bank: OpenBank, context: TaskContext) -> Mapping[str, object]:
+            from holdfast.checkpoints.upkeep import heal_bank
+
             with opened(self.around, other_url) as other:
                 return heal_bank(self.around, open_bank, other, context)
 
@@ -358,7 +368,7 @@ class Checkpoints:
         try:
             identity = read_identity(store)
             if identity is None:
-                promises = self._measure_promises(store)
+                promises = _refuse_unfit(self._measure_promises(store), store.describe())
                 wanted = BankIdentity(
                     id=BankId(around.entropy.random_bytes(16).hex()),
                     key_id=key_id,
@@ -476,3 +486,18 @@ class Checkpoints:
         manner: Manner,
     ) -> Task:
         return self.around.runner.run(kind, subject, request, work, listener=manner.listener)
+
+
+def _refuse_unfit(promises: StorePromises, place: str) -> StorePromises:
+    """Return the promises of a store that may hold a bank.
+
+    Raises:
+        UnsupportedError: `store-not-consistent`: protects and sweeps would not see each other.
+    """
+    if promises.reads_own_writes:
+        return promises
+    raise UnsupportedError(
+        f"the store {place} does not show at once what was put or deleted",
+        code="store-not-consistent",
+        advice="use one that does, or its setting for strong consistency",
+    )

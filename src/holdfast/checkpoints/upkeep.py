@@ -28,6 +28,8 @@ from holdfast.errors import HoldfastError, IntegrityError, NotFoundError, StateE
 from holdfast.tasks.runner import TaskContext
 
 NAMED_MAX = 25
+QUARANTINE_NS = 30 * 86_400 * 10**9
+"""Damaged chunks are kept so long, to be looked at, and then swept."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -116,6 +118,10 @@ def sweep_bank(
             deleted_bytes += found.size_bytes
             context.progress(entries_done=len(deleted), bytes_done=deleted_bytes)
         around.catalogue.chunks.forget(bank.identity.id, deleted)
+        for found in list(bank.store.list("quarantine/")):
+            if found.modified_ns <= min(oldest_ns, clock.now_ns() - QUARANTINE_NS):
+                lease.keep()
+                bank.store.delete(found.name)
         bank.store.tidy(oldest_ns)
         return {
             "deferred": False,

@@ -1,8 +1,8 @@
 """Goal: a bank written by an earlier version is read by this one, for ever.
 
-Method: two banks kept in the repository, one encrypted with the key of bytes 0 to 31, are examined by
-a machine that never saw them, verified by digest, and restored; the tree is compared by its content.
-docs/formats/bank.md describes them.
+Method: two banks kept in the repository, one encrypted with the key of bytes 0 to 31, are examined
+by a machine that never saw them, verified by digest, and restored; the tree is compared by its
+content. docs/formats/bank.md describes them.
 """
 
 import os
