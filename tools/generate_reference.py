@@ -117,6 +117,18 @@ COMMANDS = (
     ("volumes", "scrub"),
     ("volumes", "inspect"),
     ("volumes", "remove"),
+    ("checkpoints", "plan"),
+    ("checkpoints", "protect"),
+    ("checkpoints", "list"),
+    ("checkpoints", "show"),
+    ("checkpoints", "verify"),
+    ("checkpoints", "restore"),
+    ("checkpoints", "delete"),
+    ("checkpoints", "hold"),
+    ("checkpoints", "retain"),
+    ("checkpoints", "doctor"),
+    ("checkpoints", "schedule"),
+    ("checkpoints", "run-schedules"),
 )
 
 

@@ -2,10 +2,14 @@
 
 import os
 import re
+from typing import TYPE_CHECKING
 
 from holdfast.errors import InvalidRequestError, NotFoundError
 from holdfast.files.model import DeleteLimit
 from holdfast.model.limits import JOBS_MAX
+
+if TYPE_CHECKING:
+    from holdfast.checkpoints.model import Budget, Retention
 
 _UNITS = {
     "": 1,
@@ -133,3 +137,56 @@ def parse_tree(text: str) -> bytes:
         raise NotFoundError(
             f"{text}: {error.strerror}", code="no-root", advice="check the path"
         ) from error
+
+
+def parse_retention(text: str) -> "Retention":
+    """Return rules such as `last=3,daily=7`; InvalidRequestError (`bad-retention`)."""
+    from holdfast.checkpoints.model import Retention
+
+    rules: dict[str, int] = {}
+    for part in filter(None, text.split(",")):
+        name, _, number = part.strip().partition("=")
+        if (
+            name not in Retention.__dataclass_fields__
+            or not number.isascii()
+            or not (number.isdigit() and len(number) < 7)
+        ):
+            raise InvalidRequestError(
+                f"{part!r} is no rule of retention",
+                code="bad-retention",
+                advice="say for example last=3,hourly=24,daily=7,weekly=4,monthly=12,yearly=3,"
+                "days=90,max_backups=50",
+            )
+        rules[name] = int(number)
+    return Retention(**rules)
+
+
+def parse_budget(
+    budget: str | None, slice_of: str | None, skip_younger_days: float | None
+) -> "Budget":
+    """Return what a verification may read; InvalidRequestError (`bad-size`, `bad-slice`)."""
+    from holdfast.checkpoints.model import Budget
+
+    size_bytes = percent = duration_s = None
+    if budget is not None:
+        percent = parse_percent(budget)
+        if percent is None and budget.endswith("s") and budget[:-1].isdigit():
+            duration_s = float(budget[:-1])
+        elif percent is None:
+            size_bytes = parse_size(budget, what="budget")
+    return Budget(
+        size_bytes=size_bytes,
+        percent=percent,
+        duration_s=duration_s,
+        slice=_parse_slice(slice_of) if slice_of else None,
+        skip_younger_s=skip_younger_days * 86_400 if skip_younger_days else None,
+    )
+
+
+def _parse_slice(text: str) -> tuple[int, int]:
+    number, _, of = text.partition("/")
+    if number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of) <= 10_000:
+        return int(number), int(of)
+    raise InvalidRequestError(
+        f"{text!r} is no slice", code="bad-slice", advice="say for example 2/7"
+    )

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from holdfast import __version__
-from holdfast.cli import heads, migrations, proofs, tasks, trees, volumes
+from holdfast.cli import checkpoints, heads, migrations, proofs, tasks, trees, volumes
 from holdfast.cli.demo import demo
 from holdfast.cli.node import node
 
@@ -26,6 +26,7 @@ app.add_typer(tasks.app, name="tasks")
 app.add_typer(heads.app, name="heads")
 app.add_typer(migrations.app, name="files")
 app.add_typer(volumes.app, name="volumes")
+app.add_typer(checkpoints.app, name="checkpoints")
 
 
 def _print_version(wanted: bool) -> None:

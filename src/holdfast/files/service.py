@@ -42,6 +42,11 @@ class Files:
     def __init__(self, surroundings: Surroundings) -> None:
         self._in = surroundings
 
+    @property
+    def surroundings(self) -> Surroundings:
+        """What it works with; for facets above that copy from or to trees of their own."""
+        return self._in
+
     def plan(
         self, source: bytes, target: bytes, options: CopyOptions
     ) -> tuple[PlanSummary, Iterator[PlanItem], list[Finding]]:

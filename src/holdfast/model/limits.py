@@ -132,6 +132,23 @@ NBD_NEGOTIATION_S: Final = 15.0
 NBD_SILENCE_S: Final = 60.0
 """How long a client may leave a request half sent, or its answers untaken."""
 
+OBJECT_NAME_BYTES_MAX: Final = 512
+OBJECT_BYTES_MAX: Final = 64 * MIB
+"""Largest object that a bank writes or reads whole."""
+CHUNK_BYTES_MIN: Final = 1 * MIB
+"""No chunk of a large file is shorter, its last excepted; shorter files are packed."""
+CHUNK_BYTES_MAX: Final = 8 * MIB
+PACK_FILES_MAX: Final = 1024
+"""Small files whose contents share one chunk."""
+BANK_BATCH_BYTES: Final = 64 * MIB
+"""Contents read by a worker between two flushes of a bank."""
+SEGMENT_ENTRIES_MAX: Final = 8192
+"""Entries of a resource listed in one chunk."""
+RESOURCES_MAX: Final = 1000
+"""Resources of one plan."""
+MANIFEST_BYTES_MAX: Final = 64 * MIB
+
+assert CHUNK_BYTES_MAX < OBJECT_BYTES_MAX
 assert REGISTER_BATCH_MAX <= REGISTER_QUEUE_MAX
 assert FILE_BYTES_LARGE <= BATCH_BYTES_MAX
 assert BLOCK_BYTES <= FILE_BYTES_LARGE

@@ -8,7 +8,10 @@ Invariants:
 3. Answers are read up to a limit and not unpacked.
 """
 
+import io
 import ssl
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import aiohttp
@@ -24,6 +27,8 @@ class RawAnswer(NamedTuple):
     body: bytes | None
     """None if it was longer than asked for."""
     etag: str
+    headers: Mapping[str, str] = MappingProxyType({})
+    """By their names in any case."""
 
 
 class StoreConnection:
@@ -64,16 +69,17 @@ class StoreConnection:
                 method,
                 URL(url, encoded=True),
                 headers=sent,
-                data=body or None,
+                data=io.BytesIO(body) if body else None,
                 allow_redirects=False,
             ) as answer:
                 content = await _read_up_to(answer.content, limit_bytes)
-                return RawAnswer(answer.status, content, answer.headers.get("ETag", ""))
+                etag = answer.headers.get("ETag", "")
+                return RawAnswer(answer.status, content, etag, answer.headers)
         except TimeoutError:
             raise UnavailableError(
                 "the object store did not answer in time",
                 code="store-slow",
-                advice="try again, or raise SwiftTimeout",
+                advice="try again, or allow it more time",
             ) from None
         except (aiohttp.ClientError, OSError) as error:
             # The kind only: a message of the client library may quote what was sent.

@@ -1,0 +1,1 @@
+"""The facet that protects resources into banks, and proves, keeps and restores them."""

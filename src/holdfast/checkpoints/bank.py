@@ -1,0 +1,311 @@
+"""A bank: which objects it has in its store, and who may delete while others write.
+
+    bank.json                      identity; written once
+    chunks/AB/ABCD...              immutable, named by the digest of what they hold
+    manifests/CHECKPOINT           immutable, signed; what makes its chunks live
+    verdicts/CHECKPOINT/TIME-TASK  appended, never changed
+    quarantine/TIME-ABCD...        chunks found damaged, as they were
+    leases/TASK, sweeping          small and mutable: who is at work
+
+Not what is in a manifest (manifest.py) or chunk (sealing.py), nor what is read when.
+
+Invariants:
+1. A chunk is deleted only by a sweep that saw no lease after it had said that it sweeps, and only
+   if no manifest names it and it is older than the grace. A protect says that it is at work before
+   it looks for a sweep, and writes its manifest only under a lease that has not run out. So
+   whichever of two comes second sees the first, and no chunk a manifest names is deleted.
+2. A manifest is written after every chunk that it names is durable, and deleted before any.
+3. An object under a name of its own is written at most once with one content.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from holdfast.checkpoints.model import BankId, CheckpointId, ChunkId, ChunkResult
+from holdfast.checkpoints.sealing import Sealer
+from holdfast.errors import (
+    ConflictError,
+    HoldfastError,
+    IntegrityError,
+    NotFoundError,
+    StateError,
+    UnavailableError,
+    UnsupportedError,
+)
+from holdfast.model.limits import MANIFEST_BYTES_MAX, MIB, OBJECT_BYTES_MAX
+from holdfast.object_ports import ObjectInfo, ObjectStore
+from holdfast.ports import Buffer, Clock
+from holdfast.proof.statement import canonical_json
+
+IDENTITY: Final = "bank.json"
+LEASE_S: Final = 600.0
+SWEEP_S: Final = 600.0
+SWEEP_WAIT_S: Final = 30.0
+_MARGIN_NS: Final = 60_000_000_000
+"""Left of a lease for what is done right after it was checked."""
+_SWEEPING: Final = "sweeping"
+_FORMAT: Final = "holdfast-bank"
+_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BankIdentity:
+    """What a bank says of itself."""
+
+    id: BankId
+    key_id: str
+    """Empty where it is not encrypted."""
+    created_ns: int
+
+
+def chunk_name(chunk: bytes) -> str:
+    """Return the name of a chunk's object."""
+    text = chunk.hex()
+    return f"chunks/{text[:2]}/{text}"
+
+
+def manifest_name(checkpoint_id: CheckpointId) -> str:
+    """Return the name of a manifest's object."""
+    return f"manifests/{checkpoint_id}"
+
+
+def make_bank(store: ObjectStore, identity: BankIdentity) -> BankIdentity:
+    """Make a bank where there is none, and return the one that is there."""
+    document = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "id": identity.id,
+        "key": identity.key_id,
+        "createdNs": identity.created_ns,
+    }
+    store.create(IDENTITY, canonical_json(document) + b"\n")
+    found = read_identity(store)
+    assert found is not None
+    return found
+
+
+def read_identity(store: ObjectStore) -> BankIdentity | None:
+    """Return what the bank in a store says of itself; None if there is none.
+
+    Raises:
+        IntegrityError: `bad-bank`. UnsupportedError: `format-newer`.
+    """
+    try:
+        document = json.loads(store.get(IDENTITY, MIB))
+        version = document["version"]
+        identity = BankIdentity(
+            id=BankId(str(document["id"])),
+            key_id=str(document["key"]),
+            created_ns=int(document["createdNs"]),
+        )
+    except NotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(
+            f"{IDENTITY} in {store.describe()} is damaged",
+            code="bad-bank",
+            advice="bring it back from a copy of the bank; its chunks and manifests are untouched",
+        ) from error
+    if version != _VERSION:
+        raise UnsupportedError(
+            f"the bank in {store.describe()} has format {version}",
+            code="format-newer",
+            advice="use the newer holdfast that wrote it",
+        )
+    return identity
+
+
+class Bank:
+    """One bank in one store; as the store, for one process and, unless that allows, one thread."""
+
+    def __init__(self, store: ObjectStore, identity: BankIdentity, clock: Clock) -> None:
+        self.store = store
+        self.identity = identity
+        self._clock = clock
+
+    def read_chunk(self, sealer: Sealer, chunk: ChunkId) -> bytes:
+        """Return a chunk's bytes, checked; NotFoundError, IntegrityError (`chunk-damaged`)."""
+        return sealer.open(chunk, self.store.get(chunk_name(chunk), OBJECT_BYTES_MAX))
+
+    def examine_chunk(
+        self, sealer: Sealer, chunk: ChunkId, size_bytes_min: int
+    ) -> tuple[ChunkResult, str]:
+        """Read a chunk and say what is found, and why where that is not good.
+
+        Raises:
+            DeniedError: `key-missing`: nothing can be said.
+        """
+        try:
+            data = self.read_chunk(sealer, chunk)
+        except NotFoundError as error:
+            return ChunkResult.MISSING, error.message
+        except IntegrityError as error:
+            return ChunkResult.DAMAGED, error.message
+        except HoldfastError as error:
+            if error.code in ("key-missing", "format-newer"):
+                raise
+            return ChunkResult.UNREADABLE, error.message
+        if len(data) < size_bytes_min:
+            return ChunkResult.DAMAGED, f"chunk {chunk.hex()} is shorter than its manifest says"
+        return ChunkResult.GOOD, ""
+
+    def list_chunks(self) -> Iterator[ObjectInfo]:
+        """Yield the objects of all chunks."""
+        return self.store.list("chunks/")
+
+    def quarantine(self, chunk: ChunkId) -> None:
+        """Move a damaged chunk out of the way, so that the next protect stores it anew."""
+        try:
+            sealed = self.store.get(chunk_name(chunk), OBJECT_BYTES_MAX)
+        except NotFoundError:
+            return
+        self.store.put(f"quarantine/{self._clock.now_ns()}-{chunk.hex()}", sealed)
+        self.store.delete(chunk_name(chunk))
+
+    def write_manifest(self, checkpoint_id: CheckpointId, data: bytes) -> None:
+        """Write a manifest; the same again is no error, for a reply may have been lost.
+
+        Raises:
+            ConflictError: `manifest-exists`: another one has this name.
+        """
+        name = manifest_name(checkpoint_id)
+        self.store.create(name, data)
+        if self.store.get(name, MANIFEST_BYTES_MAX) != data:
+            raise ConflictError(
+                f"there is another manifest of checkpoint {checkpoint_id}",
+                code="manifest-exists",
+                advice="run it again: a new checkpoint is made",
+            )
+
+    def read_manifest(self, checkpoint_id: CheckpointId) -> bytes:
+        """Return the bytes of a manifest; NotFoundError (`no-object`)."""
+        return self.store.get(manifest_name(checkpoint_id), MANIFEST_BYTES_MAX)
+
+    def delete_manifest(self, checkpoint_id: CheckpointId) -> None:
+        """Remove a manifest: from now on its chunks may be swept."""
+        self.store.delete(manifest_name(checkpoint_id))
+
+    def list_manifests(self) -> list[CheckpointId]:
+        """Return the checkpoints that have a manifest."""
+        found = self.store.list("manifests/")
+        return [CheckpointId(each.name.rpartition("/")[2]) for each in found]
+
+    def append_verdict(self, checkpoint_id: CheckpointId, task_id: str, document: bytes) -> None:
+        """Keep the result of a verification beside what it is about."""
+        name = f"verdicts/{checkpoint_id}/{self._clock.now_ns():020}-{task_id}"
+        self.store.put(name, document)
+
+    def read_last_verdict(self, checkpoint_id: CheckpointId) -> bytes | None:
+        """Return the newest verdict kept of a checkpoint."""
+        names = [each.name for each in self.store.list(f"verdicts/{checkpoint_id}/")]
+        return self.store.get(names[-1], MIB) if names else None
+
+    def delete_verdicts(self, checkpoint_id: CheckpointId) -> None:
+        """Remove the verdicts on a checkpoint that is no more."""
+        for each in list(self.store.list(f"verdicts/{checkpoint_id}/")):
+            self.store.delete(each.name)
+
+    def take_lease(self, task_id: str) -> "Lease":
+        """Say that a protect is at work, and wait out a sweep.
+
+        Raises:
+            UnavailableError: `bank-sweeping`: the sweep did not end in time.
+        """
+        lease = Lease(self.store, self._clock, f"leases/{task_id}")
+        lease.renew()
+        deadline_ns = self._clock.monotonic_ns() + int(SWEEP_WAIT_S * 1e9)
+        while _expiry(self.store, _SWEEPING) > self._clock.now_ns():
+            if self._clock.monotonic_ns() > deadline_ns:
+                lease.release()
+                raise UnavailableError(
+                    f"the bank {self.identity.id} is being swept",
+                    code="bank-sweeping",
+                    advice="try again in some minutes",
+                )
+            self._clock.sleep(0.1)
+        return lease
+
+    def begin_sweep(self) -> "Lease | None":
+        """Say that a sweep is at work; None if there are protects, which go first."""
+        now_ns = self._clock.now_ns()
+        if _expiry(self.store, _SWEEPING) > now_ns:
+            raise ConflictError(
+                f"the bank {self.identity.id} is being swept by another",
+                code="bank-sweeping",
+                advice="wait until it has ended",
+            )
+        sweep = Lease(self.store, self._clock, _SWEEPING, duration_s=SWEEP_S)
+        sweep.renew()
+        for each in list(self.store.list("leases/")):
+            if _expiry(self.store, each.name) > now_ns:
+                sweep.release()
+                return None
+            # Its holder checks, before it writes a manifest, that its lease is still there.
+            self.store.delete(each.name)
+        return sweep
+
+
+class Lease:
+    """A small object that says until when somebody is at work."""
+
+    def __init__(
+        self, store: ObjectStore, clock: Clock, name: str, *, duration_s: float = LEASE_S
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._name = name
+        self._duration_ns = int(duration_s * 1e9)
+        self._expires_ns = 0
+
+    def renew(self) -> None:
+        """Extend it from now."""
+        self._expires_ns = self._clock.now_ns() + self._duration_ns
+        self._store.put(self._name, canonical_json({"expiresNs": self._expires_ns}) + b"\n")
+
+    def keep(self) -> None:
+        """Extend it if a good part of it is over; cheap.
+
+        Raises:
+            StateError: `lease-lost`: it ran out, or was taken away, before.
+        """
+        left_ns = self._expires_ns - self._clock.now_ns()
+        if left_ns < self._duration_ns * 3 // 4:
+            self.check()
+            self.renew()
+
+    def check(self) -> None:
+        """Return if nobody can have thought this work over.
+
+        Raises:
+            StateError: `lease-lost`.
+        """
+        is_there = _expiry(self._store, self._name) == self._expires_ns
+        if not is_there or self._clock.now_ns() + _MARGIN_NS >= self._expires_ns:
+            raise StateError(
+                "this process was stopped for too long: others may have gone on without it",
+                code="lease-lost",
+                advice="run it again; what was stored is found and not stored twice",
+            )
+
+    def release(self) -> None:
+        """Say that the work is over."""
+        self._store.delete(self._name)
+
+
+def _expiry(store: ObjectStore, name: str) -> int:
+    """Return until when a lease holds; 0 if there is none."""
+    try:
+        return int(json.loads(store.get(name, MIB))["expiresNs"])
+    except NotFoundError:
+        return 0
+    except (ValueError, KeyError, TypeError):
+        # Unreadable: whose it was cannot be told, so it is waited for by its age alone.
+        found = store.head(name)
+        return 0 if found is None else found.modified_ns + int(LEASE_S * 1e9)
+
+
+def stage_chunk(store: ObjectStore, chunk: ChunkId, sealed: Buffer) -> None:
+    """Stage a chunk's object."""
+    store.stage(chunk_name(chunk), sealed)

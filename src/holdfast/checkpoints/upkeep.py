@@ -1,0 +1,310 @@
+"""Deletes checkpoints, sweeps chunks, compares catalogue and bank, heals; the upkeep of a bank.
+
+Order of writes of a deletion, and the crash each survives:
+    1. The catalogue says DELETING. Cut off here, the same command goes on.
+    2. The manifest is deleted: from now on nothing of it is live. Cut off here, `doctor` and the
+       same command find it gone.
+    3. Its verdicts, then the catalogue says DELETED.
+Chunks are not touched: a sweep takes what no manifest names (bank.py, invariant 1).
+"""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from holdfast.checkpoints.bank import Bank, chunk_name, stage_chunk
+from holdfast.checkpoints.model import (
+    Checkpoint,
+    CheckpointId,
+    CheckpointState,
+    ChunkId,
+    ChunkResult,
+)
+from holdfast.checkpoints.reading import read_entries
+from holdfast.checkpoints.running import OpenBank, Surroundings
+from holdfast.checkpoints.segments import chunks_of
+from holdfast.checkpoints.verifying import decode_verdict
+from holdfast.errors import HoldfastError, IntegrityError, NotFoundError, StateError
+from holdfast.tasks.runner import TaskContext
+
+NAMED_MAX = 25
+QUARANTINE_NS = 30 * 86_400 * 10**9
+"""Damaged chunks are kept so long, to be looked at, and then swept."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Live:
+    """What the manifests of a bank name."""
+
+    chunks: set[bytes] = field(default_factory=set)
+    unreadable: dict[CheckpointId, str] = field(default_factory=dict)
+    """Manifests of which it cannot be told what they name, and why."""
+
+
+def delete_checkpoint(
+    around: Surroundings, bank: Bank, checkpoint: Checkpoint
+) -> dict[str, object]:
+    """Delete a checkpoint for good; its chunks stay until a sweep."""
+    catalogue = around.catalogue
+    catalogue.set_state(checkpoint.id, CheckpointState.DELETING)
+    try:
+        bank.delete_manifest(checkpoint.id)
+        bank.delete_verdicts(checkpoint.id)
+    except HoldfastError as error:
+        catalogue.set_state(checkpoint.id, CheckpointState.ERROR_DELETING, error.message)
+        raise
+    catalogue.set_state(checkpoint.id, CheckpointState.DELETED)
+    return {"checkpoint": checkpoint.id, "state": CheckpointState.DELETED.value}
+
+
+def read_live(open_bank: OpenBank, context: TaskContext) -> Live:
+    """Read every manifest of a bank and gather what it names."""
+    live = Live()
+    manifests = open_bank.bank.list_manifests()
+    seen: set[bytes] = set()
+    for number, checkpoint_id in enumerate(manifests):
+        try:
+            signed, body = open_bank.read_manifest(checkpoint_id)
+            live.chunks.add(signed.statement.body.id)
+            for record in body.records:
+                new = [segment for segment in record.segments if segment.id not in seen]
+                if not new:
+                    continue
+                live.chunks |= {segment.id for segment in record.segments}
+                live.chunks |= set(
+                    chunks_of(read_entries(open_bank.bank, open_bank.sealer, record))
+                )
+                seen |= {segment.id for segment in record.segments}
+        except (IntegrityError, NotFoundError) as error:
+            live.unreadable[checkpoint_id] = error.message
+        context.progress(entries_done=number + 1, entries_total=len(manifests), bytes_done=0)
+    return live
+
+
+def sweep_bank(
+    around: Surroundings, open_bank: OpenBank, grace_s: float, context: TaskContext
+) -> dict[str, object]:
+    """Delete chunks that no manifest names and that are older than the grace.
+
+    Raises:
+        StateError: `sweep-unsafe`: a manifest cannot be read, so what it names is not known.
+    """
+    bank, clock = open_bank.bank, around.clock
+    context.enter("sweeping")
+    lease = bank.begin_sweep()
+    if lease is None:
+        return {"deferred": True, "why": "protects are at work", "deleted": 0, "deletedBytes": 0}
+    try:
+        live = read_live(open_bank, context)
+        if live.unreadable:
+            raise StateError(
+                "what must be kept is not known: " + "; ".join(list(live.unreadable.values())[:5]),
+                code="sweep-unsafe",
+                advice="heal or delete these checkpoints first",
+            )
+        oldest_ns = clock.now_ns() - int(grace_s * 1e9)
+        deleted, kept_young, deleted_bytes = [], 0, 0
+        for found in bank.list_chunks():
+            chunk = _chunk_of(found.name)
+            if chunk is None or chunk in live.chunks:
+                continue
+            if found.modified_ns > oldest_ns:
+                kept_young += 1
+                continue
+            # Also sees that this process was not stopped so long that others went on.
+            lease.keep()
+            bank.store.delete(found.name)
+            deleted.append(chunk)
+            deleted_bytes += found.size_bytes
+            context.progress(entries_done=len(deleted), bytes_done=deleted_bytes)
+        around.catalogue.chunks.forget(bank.identity.id, deleted)
+        for found in list(bank.store.list("quarantine/")):
+            if found.modified_ns <= min(oldest_ns, clock.now_ns() - QUARANTINE_NS):
+                lease.keep()
+                bank.store.delete(found.name)
+        bank.store.tidy(oldest_ns)
+        return {
+            "deferred": False,
+            "deleted": len(deleted),
+            "deletedBytes": deleted_bytes,
+            "keptYoung": kept_young,
+        }
+    finally:
+        with contextlib.suppress(HoldfastError):
+            lease.release()
+
+
+def examine_bank(
+    around: Surroundings, open_bank: OpenBank, signers: frozenset[str], context: TaskContext
+) -> dict[str, object]:
+    """Compare catalogue and bank in both directions, and make the catalogue say what the bank has.
+
+    Args:
+        around: The surroundings.
+        open_bank: The bank.
+        signers: Fingerprints of keys whose manifests are taken into the catalogue.
+        context: Of the task.
+    """
+    bank, catalogue = open_bank.bank, around.catalogue
+    bank_id = bank.identity.id
+    context.enter("examining")
+    in_bank = bank.list_manifests()
+    known = {c.id: c for c in catalogue.list_checkpoints(bank_id=bank_id)}
+    recovered: list[str] = []
+    strangers: dict[str, str] = {}
+    damaged: dict[str, str] = {}
+    live: set[bytes] = set()
+    for number, checkpoint_id in enumerate(in_bank):
+        try:
+            needs = _recover(open_bank, around, checkpoint_id, known, signers)
+        except (IntegrityError, NotFoundError) as error:
+            damaged[checkpoint_id] = error.message
+            continue
+        except StateError as error:
+            strangers[checkpoint_id] = error.message
+            continue
+        live |= needs
+        if checkpoint_id not in known or not known[checkpoint_id].manifest_digest:
+            recovered.append(checkpoint_id)
+        context.progress(entries_done=number + 1, entries_total=len(in_bank), bytes_done=0)
+    missing_manifests = _missing_manifests(around, known, frozenset(in_bank))
+    present = {found.name: found.size_bytes for found in bank.list_chunks()}
+    missing = sorted(chunk for chunk in live if chunk_name(chunk) not in present)
+    if missing:
+        catalogue.chunks.remember(
+            bank_id, [(c, 0, ChunkResult.MISSING) for c in missing], around.clock.now_ns()
+        )
+    orphans = set(present) - {chunk_name(chunk) for chunk in live}
+    bad = sorted(catalogue.chunks.bad(bank_id))
+    return {
+        "bank": bank_id,
+        "checkpoints": len(in_bank),
+        "chunks": len(present),
+        "storedBytes": sum(present.values()),
+        "onlyInBank": recovered,
+        "onlyInCatalogue": missing_manifests,
+        "damagedManifests": damaged,
+        "unknownSigners": strangers,
+        "missingChunks": len(missing),
+        "orphanChunks": len(orphans) if not damaged and not strangers else None,
+        "orphanBytes": sum(present[name] for name in orphans),
+        "bad": [
+            {"chunk": c.hex(), "sharedBy": [list(s) for s in catalogue.chunks.sharers(bank_id, c)]}
+            for c in bad[:NAMED_MAX]
+        ],
+        "badCount": len(bad),
+    }
+
+
+def _recover(
+    open_bank: OpenBank,
+    around: Surroundings,
+    checkpoint_id: CheckpointId,
+    known: Mapping[CheckpointId, Checkpoint],
+    signers: frozenset[str],
+) -> set[bytes]:
+    """Write what a manifest says into the catalogue and return the chunks that it names."""
+    bank, catalogue = open_bank.bank, around.catalogue
+    signed, body = open_bank.read_manifest(checkpoint_id)
+    remembered = known.get(checkpoint_id)
+    if remembered is not None and remembered.manifest_digest not in ("", signed.digest):
+        raise IntegrityError(
+            f"the manifest of checkpoint {checkpoint_id} is not the one that was written",
+            code="bad-manifest",
+        )
+    if signed.signer not in signers:
+        raise StateError(
+            f"the manifest of checkpoint {checkpoint_id} is signed by {signed.signer}, "
+            "whom this machine does not know",
+            code="unknown-signer",
+            advice="if that key is one of yours, name it with --signer",
+        )
+    said = signed.statement
+    uses: dict[bytes, frozenset[bytes]] = {}
+    sizes: dict[bytes, int] = {said.body.id: said.body.size_bytes}
+    for record in body.records:
+        after = record
+        for segment in after.segments:
+            sizes[segment.id] = segment.size_bytes
+            uses[segment.id] = frozenset()
+        entries = read_entries(bank, open_bank.sealer, record)
+        needs = chunks_of(entries)
+        for chunk, size_bytes in needs.items():
+            sizes[chunk] = max(sizes.get(chunk, 0), size_bytes)
+        if record.segments:
+            # Which of a resource's segments names a chunk is not needed to find who shares it.
+            first = record.segments[0].id
+            uses[first] = uses[first] | frozenset(needs)
+    catalogue.record(signed, body, uses, sizes)
+    if remembered is None or remembered.verified is None:
+        verdict = bank.read_last_verdict(checkpoint_id)
+        verified = None if verdict is None else decode_verdict(verdict)
+        if verified is not None:
+            catalogue.set_verified(checkpoint_id, verified)
+    return set(sizes)
+
+
+def _missing_manifests(
+    around: Surroundings, known: Mapping[CheckpointId, Checkpoint], in_bank: frozenset[str]
+) -> list[str]:
+    missing = []
+    for checkpoint in known.values():
+        if checkpoint.id in in_bank or not checkpoint.manifest_digest:
+            continue
+        if checkpoint.state in (CheckpointState.DELETING, CheckpointState.ERROR_DELETING):
+            around.catalogue.set_state(checkpoint.id, CheckpointState.DELETED)
+            continue
+        missing.append(str(checkpoint.id))
+        around.catalogue.set_state(
+            checkpoint.id, CheckpointState.ERROR, "its manifest is not in the bank"
+        )
+    return missing
+
+
+def heal_bank(
+    around: Surroundings, hurt: OpenBank, other: OpenBank, context: TaskContext
+) -> dict[str, object]:
+    """Store anew, from another bank, every chunk known to be bad; each is read back.
+
+    The other bank must name chunks alike: not encrypted, or with the same key.
+    """
+    context.enter("healing")
+    bank_id = hurt.bank.identity.id
+    bad = sorted(around.catalogue.chunks.bad(bank_id))
+    healed: list[bytes] = []
+    not_healed: dict[str, str] = {}
+    for number, chunk in enumerate(bad):
+        one = ChunkId(chunk)
+        try:
+            data = other.bank.read_chunk(other.sealer, one)
+            stage_chunk(hurt.bank.store, one, hurt.sealer.seal(one, data))
+            hurt.bank.store.settle()
+            hurt.bank.read_chunk(hurt.sealer, one)
+            healed.append(chunk)
+        except (NotFoundError, IntegrityError) as error:
+            not_healed[chunk.hex()] = error.message
+        context.progress(entries_done=number + 1, entries_total=len(bad), bytes_done=0)
+    around.catalogue.chunks.remember(
+        bank_id, [(c, 0, ChunkResult.GOOD) for c in healed], around.clock.now_ns()
+    )
+    affected = {
+        checkpoint_id
+        for chunk in healed
+        for checkpoint_id, _ in around.catalogue.chunks.sharers(bank_id, chunk)
+    }
+    return {
+        "healed": [chunk.hex() for chunk in healed[:NAMED_MAX]],
+        "healedCount": len(healed),
+        "notHealed": dict(list(not_healed.items())[:NAMED_MAX]),
+        "notHealedCount": len(not_healed),
+        "affected": sorted(affected),
+    }
+
+
+def _chunk_of(name: str) -> bytes | None:
+    """Return the chunk an object is named after; None for something else, which is left alone."""
+    with contextlib.suppress(ValueError):
+        chunk = bytes.fromhex(name.rpartition("/")[2])
+        if chunk_name(chunk) == name and len(chunk) == 32:
+            return chunk
+    return None

@@ -1,0 +1,152 @@
+"""What the commands on checkpoints tell a person, and as JSON; from results and values."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from holdfast.cli import session
+from holdfast.cli.exits import Exit
+from holdfast.cli.output import format_bytes, format_count, print_json, printable
+from holdfast.tasks.model import Task
+
+if TYPE_CHECKING:
+    from holdfast.checkpoints.model import Checkpoint, Plan
+
+
+def finish(
+    task: "Task", code: Exit, lines: "Callable[[dict[str, Any]], list[str]]", *, json: bool
+) -> int:
+    """Print the end of a task in the one form or the other and return the exit code."""
+    result = dict(task.result or {})
+    if json:
+        print_json({"taskId": task.id, "state": task.state.value, **result, "exit": int(code)})
+    else:
+        for line in lines(result):
+            print(printable(line))
+    return int(code)
+
+
+def show_plans(plans: "list[Plan]", *, json: bool) -> None:
+    """Print plans."""
+    from holdfast.checkpoints.results import plan_result
+
+    for each in plans:
+        if json:
+            session.print_line(plan_result(each))
+            continue
+        print(printable(f"plan      {each.name}  {each.id}"))
+        sealed = f", encrypted with key {each.key_id}" if each.key_id else ""
+        print(printable(f"bank      {each.bank_url}  {each.bank_id}{sealed}"))
+        for resource in each.resources:
+            print(printable(f"          {resource.key}"))
+
+
+def checkpoint_line(checkpoint: "Checkpoint") -> str:
+    """Return a checkpoint as one line."""
+    from holdfast.checkpoints.results import time_text
+
+    verified = checkpoint.verified
+    proof = "never verified"
+    if verified is not None:
+        share = f", {verified.coverage_percent:.0f} %" if verified.coverage_percent < 100 else ""
+        proof = f"{verified.verdict} ({verified.depth}{share}) {time_text(verified.at_ns)}"
+    held = "  held" if checkpoint.is_protected else ""
+    return (
+        f"{checkpoint.id}  {time_text(checkpoint.created_ns)}  {checkpoint.plan_name}  "
+        f"{checkpoint.state}  {format_bytes(checkpoint.total_bytes)}  {proof}{held}"
+    )
+
+
+def delete_lines(result: dict[str, Any]) -> list[str]:
+    """Tell what was deleted."""
+    return [f"deleted   {result['checkpoint']}"]
+
+
+def protect_lines(result: dict[str, Any]) -> list[str]:
+    """Tell what a protect did."""
+    entries = format_count(result["entries"], "entry", "entries")
+    lines = [
+        f"protected {entries}, {format_bytes(result['totalBytes'])}; "
+        f"{format_bytes(result['addedBytes'])} stored anew",
+        f"          checkpoint {result['checkpoint']} of plan {result['plan']}",
+    ]
+    lines += [f"  failed: {key}: {why}" for key, why in result["reasons"].items()]
+    if result["leftOutCount"]:
+        lines.append(f"  {result['leftOutCount']} entries are not in it:")
+        lines += [f"    {each['path']} ({each['why']})" for each in result["leftOut"]]
+    if result.get("healed"):
+        lines.append(f"  {len(result['healed'])} chunks known to be bad were stored anew")
+    return lines
+
+
+def verify_lines(result: dict[str, Any]) -> list[str]:
+    """Tell what a verification found."""
+    count = format_count(result["checkpointsCount"], "checkpoint")
+    lines = [
+        f"verified  {count} by {result['depth']}: {format_count(result['readChunks'], 'chunk')}, "
+        f"{format_bytes(result['readBytes'])} of {format_bytes(result['totalBytes'])} read"
+    ]
+    for each in result["checkpoints"]:
+        if each["verdict"] in ("fail", "gone"):
+            lines.append(f"  {each['checkpoint']}: {each['verdict']} {each.get('reason', '')}")
+        for key, why in each.get("reasons", {}).items():
+            lines.append(f"    {key}: {why}")
+            lines += [f"      {path}" for path in each["paths"].get(key, [])]
+    lines += [
+        f"  bad chunk {each['chunk']} ({each['result']}) is shared by "
+        + ", ".join(f"{checkpoint} {key}" for checkpoint, key in each["sharedBy"])
+        for each in result["bad"]
+    ]
+    words = {
+        "success": "success: everything that was looked at is right",
+        "partial": "partial: nothing bad was found, and not everything was looked at",
+        "fail": "FAIL: see above; 'doctor --heal-from' or the next protect stores anew what is bad",
+    }
+    return [*lines, f"verdict   {words[result['verdict']]}"]
+
+
+def restore_lines(result: dict[str, Any]) -> list[str]:
+    """Tell what a restore did."""
+    lines = []
+    for key, status in result["resources"].items():
+        report = result["reports"].get(key, {})
+        where = f" to {report['target']}" if "target" in report else ""
+        lines.append(f"restored  {key}{where}: {status}")
+        if "verdict" in report:
+            lines.append(f"          {report['entries']} entries; verdict {report['verdict']}")
+        if report.get("proof"):
+            lines.append(f"proof     {report['proof']}")
+        if key in result["reasons"]:
+            lines.append(f"          {result['reasons'][key]}")
+    return lines
+
+
+def doctor_lines(told: dict[str, Any]) -> list[str]:
+    """Tell how a bank is."""
+    lines = [
+        f"bank      {told['bank']}: {format_count(told['checkpoints'], 'checkpoint')}, "
+        f"{format_count(told['chunks'], 'chunk')}, {format_bytes(told['storedBytes'])}",
+        "promises  " + ", ".join(f"{k}: {v}" for k, v in told["promises"].items()),
+    ]
+    lines += [f"  found in the bank, now in the catalogue: {each}" for each in told["onlyInBank"]]
+    lines += [f"  in the catalogue, not in the bank: {each}" for each in told["onlyInCatalogue"]]
+    lines += [f"  {why}" for why in told["damagedManifests"].values()]
+    lines += [f"  {why}" for why in told["unknownSigners"].values()]
+    if told["orphanChunks"]:
+        lines.append(
+            f"  {told['orphanChunks']} chunks, {format_bytes(told['orphanBytes'])}, are needed by "
+            "nothing; --sweep deletes them"
+        )
+    for each in told["bad"]:
+        sharers = ", ".join(f"{checkpoint} {key}" for checkpoint, key in each["sharedBy"])
+        lines.append(f"  bad chunk {each['chunk']} is shared by {sharers or 'nothing'}")
+    if told.get("heal"):
+        lines.append(
+            f"healed    {told['heal']['healedCount']}; not healed {told['heal']['notHealedCount']}"
+        )
+    if told.get("sweep"):
+        swept = told["sweep"]
+        lines.append(
+            f"swept     {swept['deleted']} chunks, {format_bytes(swept['deletedBytes'])}"
+            + (f"; put off: {swept['why']}" if swept["deferred"] else "")
+        )
+    return lines

@@ -1,0 +1,474 @@
+"""The commands on checkpoints: plan, protect, list, show, verify, restore, delete, retain, doctor.
+
+Thin: parse, call the service, tell. Exits with 3 where a verification found damage.
+"""
+
+import json as json_text
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from holdfast.cli import checkpoint_report as report
+from holdfast.cli import schedules, session
+from holdfast.cli.arguments import parse_budget, parse_jobs, parse_retention, parse_size
+from holdfast.cli.exits import Exit
+from holdfast.cli.options import Jobs, Json, Quiet, Rate
+from holdfast.cli.output import format_bytes, print_json, printable
+from holdfast.errors import InvalidRequestError
+from holdfast.server.local import LocalServices
+
+if TYPE_CHECKING:
+    from holdfast.checkpoints.model import Resource
+    from holdfast.checkpoints.running import Manner
+    from holdfast.checkpoints.service import Checkpoints
+
+app = typer.Typer(
+    help="Protect resources into banks, and prove, restore and keep what was protected.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+PlanName = Annotated[str, typer.Argument(metavar="PLAN", help="Name or id of a plan.")]
+Id = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Id, or its beginning.")]
+ResourceKey = Annotated[
+    str | None, typer.Option("--resource", metavar="TYPE#ID", help="Only this one.")
+]
+BankUrl = Annotated[
+    str,
+    typer.Argument(
+        metavar="BANK",
+        help="Directory, s3+https://HOST/BUCKET/PREFIX or swift:CONTAINER/PREFIX.",
+    ),
+]
+DIRECTORY_TYPE = "Holdfast::Directory"
+
+
+@app.command()
+def plan(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Of the plan.")] = None,
+    *,
+    bank: Annotated[
+        str | None,
+        typer.Option(
+            help="Directory, s3+https://HOST/BUCKET/PREFIX or swift:CONTAINER/PREFIX; made new."
+        ),
+    ] = None,
+    resource: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TYPE#ID", help="A path is a directory; may be repeated."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="As in .gitignore, of every directory."),
+    ] = None,
+    encrypt: Annotated[bool, typer.Option("--encrypt", help="With a key made now.")] = False,
+    key_file: Annotated[
+        Path | None, typer.Option(help="Encrypt with this key: 64 hexadecimal digits.")
+    ] = None,
+    keep: Annotated[
+        str,
+        typer.Option(
+            metavar="RULES", help="Such as last=3,daily=7,weekly=4,max_backups=20,days=90."
+        ),
+    ] = "",
+    json: Json = False,
+) -> None:
+    """Make or change a plan; without a name, list all."""
+
+    def command(services: LocalServices) -> int:
+        facet = _open(services)
+        if name is None:
+            report.show_plans(facet.catalogue.plans(), json=json)
+            return 0
+        if bank is None or not resource:
+            report.show_plans([facet.catalogue.plan(name)], json=json)
+            return 0
+        from holdfast.server.checkpoints import (
+            make_bank_directory,
+            make_bank_key,
+            read_bank_key,
+        )
+
+        secret = read_bank_key(key_file) if key_file else None
+        keys = services.state / "keys"
+        key_id = make_bank_key(keys, secret) if encrypt or secret else ""
+        url = _bank_url(bank)
+        make_bank_directory(url)
+        resources = [_resource(text, exclude or []) for text in resource]
+        made = facet.make_plan(name, url, resources, retention=parse_retention(keep), key_id=key_id)
+        report.show_plans([made], json=json)
+        if made.key_id and not json:
+            print(f"key       {keys / 'banks' / made.key_id}.key: keep a copy elsewhere; without")
+            print("          it nothing in this bank can ever be read")
+        return 0
+
+    session.run(command, json=json)
+
+
+@app.command()
+def protect(
+    name: PlanName,
+    *,
+    bwlimit: Rate = None,
+    jobs: Jobs = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Protect a plan's resources into a new checkpoint; interrupted, the same command goes on."""
+
+    def command(services: LocalServices) -> int:
+        facet = _open(services)
+        with _manner(services, bwlimit, jobs, json=json, quiet=quiet) as manner:
+            task = facet.protect(name, manner)
+        result = task.result or {}
+        code = Exit.STATE if result["leftOutCount"] or result["reasons"] else Exit.DONE
+        return report.finish(task, code, report.protect_lines, json=json)
+
+    session.run(command, json=json)
+
+
+@app.command("list")
+def list_checkpoints(
+    name: Annotated[str | None, typer.Argument(metavar="[PLAN]", help="Only of this plan.")] = None,
+    *,
+    verdict: Annotated[
+        str | None, typer.Option(help="Only those: success, fail or partial.")
+    ] = None,
+    stale_days: Annotated[
+        int | None, typer.Option(help="Only those not verified for so many days.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List checkpoints, newest first, each with when and how deeply it was last proven."""
+
+    def command(services: LocalServices) -> int:
+        from holdfast.checkpoints.model import Verdict
+        from holdfast.checkpoints.results import checkpoint_result
+
+        stale_ns = None
+        if stale_days is not None:
+            stale_ns = services.clock.now_ns() - stale_days * 86_400 * 10**9
+        found = _open(services).list(
+            plan_name=name,
+            verdict=Verdict(verdict) if verdict else None,
+            verified_before_ns=stale_ns,
+        )
+        for each in found:
+            if json:
+                session.print_line(checkpoint_result(each))
+            else:
+                print(printable(report.checkpoint_line(each)))
+        return 0
+
+    session.run(command, json=json)
+
+
+@app.command()
+def show(checkpoint: Id, *, json: Json = False) -> None:
+    """Show a checkpoint, its resources, and what was left out."""
+
+    def command(services: LocalServices) -> int:
+        from holdfast.checkpoints.manifest import encode_body
+        from holdfast.checkpoints.results import checkpoint_result
+
+        found, body = _open(services).show(checkpoint)
+        told: dict[str, Any] = checkpoint_result(found)
+        if body is not None:
+            told["body"] = json_text.loads(encode_body(body))
+        if json:
+            print_json(told)
+            return 0
+        print(printable(report.checkpoint_line(found)))
+        if found.error:
+            print(printable(f"  {found.error}"))
+        for record in body.records if body else ():
+            size = format_bytes(record.total_bytes)
+            print(printable(f"  {record.resource.key}  {record.status}  {size}"))
+            if record.reason:
+                print(printable(f"    {record.reason}"))
+            for path, why in record.left_out:
+                print(printable(f"    not in it: {path} ({why})"))
+        return 0
+
+    session.run(command, json=json)
+
+
+@app.command()
+def verify(
+    checkpoint: Annotated[
+        str | None, typer.Argument(metavar="[CHECKPOINT]", help="Id, or its beginning.")
+    ] = None,
+    *,
+    plan_name: Annotated[
+        str | None, typer.Option("--plan", help="All checkpoints of this plan.")
+    ] = None,
+    depth: Annotated[str, typer.Option(help="presence, digest or restore.")] = "digest",
+    resource: ResourceKey = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE|N%|Ns", help="Read so much, the longest unread first."),
+    ] = None,
+    slice_of: Annotated[
+        str | None, typer.Option("--slice", metavar="N/T", help="The N-th of T parts.")
+    ] = None,
+    skip_younger_days: Annotated[
+        float | None, typer.Option(help="Leave out what was found good so recently.")
+    ] = None,
+    bwlimit: Rate = None,
+    jobs: Jobs = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prove one checkpoint, those of a plan, or all of a bank; exits with 3 if any is bad."""
+
+    def command(services: LocalServices) -> int:
+        from holdfast.checkpoints.model import CheckpointState, Depth
+
+        facet = _open(services)
+        if checkpoint is not None:
+            scope = [facet.get(checkpoint)]
+        else:
+            found = facet.list(plan_name=plan_name)
+            scope = [each for each in found if each.state is CheckpointState.AVAILABLE]
+        if depth not in list(Depth):
+            raise InvalidRequestError(
+                f"{depth!r} is no depth", code="bad-depth", advice="say presence, digest or restore"
+            )
+        with _manner(services, bwlimit, jobs, json=json, quiet=quiet) as manner:
+            task = facet.verify(
+                scope,
+                manner,
+                depth=Depth(depth),
+                resource=resource,
+                budget=parse_budget(budget, slice_of, skip_younger_days),
+            )
+        is_bad = (task.result or {}).get("verdict") == "fail"
+        return report.finish(
+            task, Exit.DAMAGED if is_bad else Exit.DONE, report.verify_lines, json=json
+        )
+
+    session.run(command, json=json)
+
+
+@app.command()
+def restore(
+    checkpoint: Id,
+    *,
+    target: Annotated[
+        str | None, typer.Option(help="Where to, of one directory; else where it was.")
+    ] = None,
+    resource: ResourceKey = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what differs at the target.")
+    ] = False,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Do not read the target back; no proof.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also what the last verification found bad.")
+    ] = False,
+    jobs: Jobs = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Restore a checkpoint, every byte checked against its manifest, and leave a proof."""
+
+    def command(services: LocalServices) -> int:
+        facet = _open(services)
+        given: dict[str, Any] = {"overwrite": overwrite}
+        if no_verify:
+            given["verify"] = "none"
+        if target is not None:
+            given["target"] = target
+            _check_single(facet, checkpoint, resource)
+        with _manner(services, None, jobs, json=json, quiet=quiet) as manner:
+            task = facet.restore(
+                checkpoint,
+                manner,
+                parameters={DIRECTORY_TYPE: given},
+                resource=resource,
+                force=force,
+            )
+        code = Exit.DAMAGED if (task.result or {}).get("reasons") else Exit.DONE
+        return report.finish(task, code, report.restore_lines, json=json)
+
+    session.run(command, json=json)
+
+
+@app.command()
+def delete(checkpoint: Id, *, json: Json = False) -> None:
+    """Delete a checkpoint; what only it needed is taken by the next sweep."""
+
+    def command(services: LocalServices) -> int:
+        with _manner(services, None, None, json=json, quiet=True) as manner:
+            task = _open(services).delete(checkpoint, manner)
+        return report.finish(
+            task, Exit.DONE, lambda result: [f"deleted   {result['checkpoint']}"], json=json
+        )
+
+    session.run(command, json=json)
+
+
+@app.command()
+def hold(
+    checkpoint: Id,
+    *,
+    release: Annotated[bool, typer.Option("--release", help="Let it be deleted again.")] = False,
+    days: Annotated[int, typer.Option(help="Lock it for so many days; never shortened.")] = 0,
+    json: Json = False,
+) -> None:
+    """Protect a checkpoint from deletion until it is released, or for some days."""
+
+    def command(services: LocalServices) -> int:
+        from holdfast.checkpoints.results import checkpoint_result
+
+        until_ns = services.clock.now_ns() + days * 86_400 * 10**9 if days else 0
+        held = _open(services).set_protection(
+            checkpoint, is_protected=not release and not days, locked_until_ns=until_ns
+        )
+        if json:
+            print_json(checkpoint_result(held))
+        else:
+            print(printable(report.checkpoint_line(held)))
+        return 0
+
+    session.run(command, json=json)
+
+
+@app.command()
+def retain(
+    name: PlanName,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what and why.")] = False,
+    json: Json = False,
+) -> None:
+    """Keep what the plan's rules ask for and delete the rest, never the last that is good."""
+
+    def command(services: LocalServices) -> int:
+        from holdfast.checkpoints.results import time_text
+
+        with _manner(services, None, None, json=json, quiet=True) as manner:
+            fates = _open(services).retain(name, manner, dry_run=dry_run)
+        for fate in fates:
+            word = "keep" if fate.keep else "delete"
+            if json:
+                session.print_line(
+                    {
+                        "checkpoint": fate.checkpoint.id,
+                        "keep": fate.keep,
+                        "reasons": list(fate.reasons),
+                        "dryRun": dry_run,
+                    }
+                )
+            else:
+                at = time_text(fate.checkpoint.created_ns)
+                print(f"{word:<7} {fate.checkpoint.id}  {at}  {'; '.join(fate.reasons)}")
+        return 0
+
+    session.run(command, json=json)
+
+
+@app.command()
+def doctor(
+    bank: BankUrl,
+    *,
+    heal_from: Annotated[
+        str | None, typer.Option(metavar="BANK", help="Store anew from there what is bad here.")
+    ] = None,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Delete chunks that no checkpoint needs.")
+    ] = False,
+    grace: Annotated[
+        float, typer.Option(metavar="HOURS", help="Younger chunks are left alone.")
+    ] = 24.0,
+    signer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FINGERPRINT", help="Another key of yours that signed manifests."),
+    ] = None,
+    key_file: Annotated[Path | None, typer.Option(help="Key of an encrypted bank.")] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare catalogue and bank and make the catalogue right, also from nothing."""
+
+    def command(services: LocalServices) -> int:
+        from holdfast.server.checkpoints import make_bank_key, read_bank_key
+
+        if key_file is not None:
+            make_bank_key(services.state / "keys", read_bank_key(key_file))
+        facet, url = _open(services), _bank_url(bank)
+        with _manner(services, None, None, json=json, quiet=quiet) as manner:
+            task = facet.examine(url, manner, signer or [])
+            told: dict[str, Any] = dict(task.result or {})
+            healed = 0
+            if heal_from is not None:
+                told["heal"] = dict(facet.heal(url, _bank_url(heal_from), manner).result or {})
+                healed = told["heal"]["healedCount"]
+            if sweep:
+                told["sweep"] = facet.sweep(url, manner, grace_s=grace * 3600).result
+        left = told["badCount"] - healed
+        is_bad = left > 0 or told["damagedManifests"] or told["onlyInCatalogue"]
+        code = Exit.DAMAGED if is_bad else Exit.DONE
+        if json:
+            print_json({"taskId": task.id, **told, "exit": int(code)})
+        else:
+            for line in report.doctor_lines(told):
+                print(printable(line))
+        return int(code)
+
+    session.run(command, json=json)
+
+
+def _open(services: LocalServices) -> "Checkpoints":
+    # Only here: other commands do not pay for loading it.
+    from holdfast.server.checkpoints import open_checkpoints
+
+    return open_checkpoints(services)
+
+
+@contextmanager
+def _manner(
+    services: LocalServices, bwlimit: str | None, jobs: int | None, *, json: bool, quiet: bool
+) -> "Iterator[Manner]":
+    from holdfast.checkpoints.running import Manner
+
+    with session.progress(services, json=json, quiet=quiet) as listener:
+        yield Manner(
+            jobs=parse_jobs(jobs, waits_for_disk=False),
+            rate_bytes_per_s=parse_size(bwlimit, what="rate") if bwlimit else None,
+            listener=listener,
+        )
+
+
+def _bank_url(text: str) -> str:
+    if re.match(r"[a-z0-9+]+:", text):
+        return text.rstrip("/")
+    return str(Path(text).absolute())
+
+
+def _resource(text: str, exclude: list[str]) -> "Resource":
+    from holdfast.checkpoints.model import Resource
+
+    kind, mark, name = text.partition("#")
+    if not mark or "::" not in kind:
+        kind, name = DIRECTORY_TYPE, str(Path(text).absolute())
+    parameters = {"exclude": exclude} if exclude and kind == DIRECTORY_TYPE else {}
+    return Resource(type=kind, id=name, parameters=parameters)
+
+
+def _check_single(facet: "Checkpoints", checkpoint: str, resource: str | None) -> None:
+    if resource is None and len(facet.catalogue.resource_keys(facet.get(checkpoint).id)) > 1:
+        raise InvalidRequestError(
+            "one target cannot hold several resources",
+            code="ambiguous-target",
+            advice="name one with --resource; see 'holdfast checkpoints show'",
+        )
+
+
+app.command()(schedules.schedule)
+app.command("run-schedules")(schedules.run_schedules)

@@ -1,0 +1,141 @@
+"""Goal: the routes of checkpoints do what the service does, page by page, and tell errors as such.
+
+Method: the ASGI application asked in this process, over a bank in a directory and threads for
+workers, as a server has them.
+"""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+
+from holdfast.checkpoints.http import checkpoint_routes
+from holdfast.checkpoints.model import Resource, Retention
+from holdfast.checkpoints.service import Checkpoints
+from holdfast.model.ids import TaskId
+from holdfast.server.checkpoints import open_checkpoints
+from holdfast.server.local import LocalServices
+from tests.support.trees import make_tree, read_tree
+
+pytestmark = pytest.mark.anyio
+
+
+class Asker:
+    """Asks an application without a socket."""
+
+    def __init__(self, facet: Checkpoints) -> None:
+        self.facet = facet
+        self._application = Starlette(routes=checkpoint_routes(facet))
+
+    async def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        """Return status and decoded body."""
+        raw_path, _, query = path.partition("?")
+        content = b"" if body is None else body if isinstance(body, bytes) else _encode(body)
+        scope = {
+            "type": "http", "method": method, "path": raw_path, "raw_path": raw_path.encode(),
+            "query_string": query.encode(), "headers": [], "http_version": "1.1",
+            "server": ("x", 80), "client": ("y", 1), "scheme": "http", "root_path": "",
+        }  # fmt: skip
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": content, "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await self._application(scope, receive, send)
+        return sent[0]["status"], json.loads(sent[1]["body"])
+
+    async def finish(self, answer: tuple[int, Any]) -> dict[str, Any]:
+        """Wait until the task of a 202 has ended and return its result."""
+        assert answer[0] == 202, answer
+        history = self.facet.around.task_state
+        while True:
+            state = history(answer[1]["taskId"])
+            if state is not None and state.value not in ("pending", "running"):
+                return {"state": state.value}
+            await asyncio.sleep(0.02)
+
+
+def _encode(body: object) -> bytes:
+    return json.dumps(body).encode()
+
+
+@pytest.fixture
+def asker(tmp_path: Path) -> Asker:
+    services = LocalServices(tmp_path / "state")
+    facet = open_checkpoints(services, may_fork=False)
+    tree = make_tree(tmp_path / "tree", files=30)
+    (tmp_path / "bank").mkdir()
+    facet.make_plan(
+        "p",
+        str(tmp_path / "bank"),
+        [Resource(type="Holdfast::Directory", id=str(tree))],
+        retention=Retention(),
+    )
+    assert TaskId("x")
+    return Asker(facet)
+
+
+async def test_protect_verify_restore_delete(asker: Asker, tmp_path: Path) -> None:
+    await asker.finish(await asker.ask("POST", "/plans/p/protect"))
+    _, listed = await asker.ask("GET", "/checkpoints?plan=p")
+    (checkpoint,) = listed["checkpoints"]
+    path = f"/checkpoints/{checkpoint['id']}"
+
+    await asker.finish(await asker.ask("POST", f"{path}/verify", {"depth": "digest"}))
+    status, shown = await asker.ask("GET", path)
+    assert (status, shown["verified"]["verdict"]) == (200, "success")
+    assert shown["body"]["records"][0]["status"] == "available"
+    target = {"Holdfast::Directory": {"target": str(tmp_path / "out")}}
+    ended = await asker.finish(await asker.ask("POST", f"{path}/restore", {"parameters": target}))
+    assert ended["state"] == "completed"
+    assert read_tree(tmp_path / "out") == read_tree(tmp_path / "tree")
+    await asker.finish(await asker.ask("DELETE", path))
+    assert (await asker.ask("GET", "/checkpoints"))[1]["checkpoints"] == []
+
+
+async def test_pages_go_on_where_the_one_before_ended(asker: Asker) -> None:
+    for _ in range(5):
+        await asker.finish(await asker.ask("POST", "/plans/p/protect"))
+    seen, cursor = [], ""
+    while True:
+        _, page = await asker.ask("GET", f"/checkpoints?limit=2{cursor}")
+        seen += [each["id"] for each in page["checkpoints"]]
+        if page["cursorNext"] is None:
+            break
+        cursor = f"&cursor={page['cursorNext']}"
+
+    assert len(seen) == len(set(seen)) == 5
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("GET", "/checkpoints/00000000-0000-0000-0000-000000000000", None, 404),
+        ("GET", "/checkpoints/x", None, 400),
+        ("GET", "/checkpoints?limit=0", None, 400),
+        ("GET", "/checkpoints?limit=99999", None, 400),
+        ("GET", "/checkpoints?state=odd", None, 400),
+        ("GET", "/checkpoints?cursor=x", None, 400),
+        ("GET", "/checkpoints?plan=nobody", None, 404),
+        ("POST", "/plans/nobody/protect", None, 404),
+        ("POST", "/plans/p/protect", b"{", 400),
+        ("POST", "/plans/p/protect", b"[]", 400),
+        ("POST", "/plans/p/protect", {"parameters": {"a": 1}}, 400),
+        ("POST", "/plans/p/protect", b"x" * 70_000, 413),
+        ("POST", "/checkpoints/x/verify", {"depth": "deep"}, 400),
+        ("POST", "/checkpoints/x/verify", {"percent": 0}, 400),
+    ],
+)
+async def test_mistakes_are_answered_as_mistakes(
+    asker: Asker, method: str, path: str, body: object, status: int
+) -> None:
+    answer = await asker.ask(method, path, body)
+
+    assert answer[0] == status
+    assert answer[1]["code"]
