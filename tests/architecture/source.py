@@ -148,8 +148,9 @@ def _methods(tree: ast.Module) -> list[ast.stmt]:
 
 @cache
 def _port_methods() -> frozenset[str]:
-    ports = ast.parse((ROOT / "src" / "holdfast" / "ports.py").read_text())
-    classes = [node for node in ports.body if isinstance(node, ast.ClassDef)]
+    modules = (ROOT / "src" / "holdfast" / "ports").glob("*.py")
+    bodies = [ast.parse(module.read_text()).body for module in modules]
+    classes = [node for body in bodies for node in body if isinstance(node, ast.ClassDef)]
     return frozenset(f.name for node in classes for f in node.body if isinstance(f, FunctionDef))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.errors import HoldfastError
-from holdfast.object_ports import ObjectStore
+from holdfast.ports import ObjectStore
 from holdfast.stores.objects.bucket import BucketObjects
 from holdfast.stores.objects.container import ContainerObjects, SwiftLogin
 from holdfast.stores.objects.directory import DirectoryObjects

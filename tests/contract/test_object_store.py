@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.errors import CapacityError, InvalidRequestError, NotFoundError
-from holdfast.object_ports import ObjectStore, PutOutcome
+from holdfast.ports import ObjectStore, PutOutcome
 from holdfast.stores.objects.directory import DirectoryObjects
 from holdfast.stores.objects.racing import measure_promises
 from holdfast.stores.system import SystemEntropy

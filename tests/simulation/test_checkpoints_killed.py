@@ -15,7 +15,7 @@ import pytest
 from holdfast.checkpoints.model import CheckpointState, Depth, Verdict
 from holdfast.checkpoints.service import Checkpoints
 from holdfast.errors import HoldfastError, UnsupportedError
-from holdfast.object_ports import StorePromises
+from holdfast.ports import StorePromises
 from holdfast.testing.objects import StoreCrashError, StoredObject, StoreFaults
 from tests.support.checkpoints import BANK, MANNER, World, directory_plan, protect
 from tests.support.trees import make_tree, pattern, write

@@ -14,7 +14,7 @@ from holdfast.checkpoints.running import Manner, Surroundings
 from holdfast.checkpoints.sealing import BankKey
 from holdfast.checkpoints.service import Checkpoints
 from holdfast.errors import DeniedError
-from holdfast.object_ports import ObjectStore, StorePromises
+from holdfast.ports import ObjectStore, StorePromises
 from holdfast.server.checkpoints import open_store
 from holdfast.server.local import LocalServices, make_workers, open_source
 from holdfast.stores.pace import SharedPace

@@ -35,8 +35,7 @@ from holdfast.errors import (
     UnsupportedError,
 )
 from holdfast.model.limits import MANIFEST_BYTES_MAX, MIB, OBJECT_BYTES_MAX
-from holdfast.object_ports import ObjectInfo, ObjectStore
-from holdfast.ports import Buffer, Clock
+from holdfast.ports import Buffer, Clock, ObjectInfo, ObjectStore
 from holdfast.proof.statement import canonical_json
 
 IDENTITY: Final = "bank.json"

@@ -31,8 +31,7 @@ from holdfast.model.limits import (
     PACK_FILES_MAX,
 )
 from holdfast.model.tree import Stat, signature_of
-from holdfast.object_ports import ObjectStore
-from holdfast.ports import Buffer, Clock, Pace, ReadableDirectory, ReadableFile
+from holdfast.ports import Buffer, Clock, ObjectStore, Pace, ReadableDirectory, ReadableFile
 
 _RETRY_AFTER_S: Final = 0.05
 _WINDOW_BYTES: Final = 32 * MIB

@@ -48,7 +48,7 @@ from holdfast.checkpoints.sealing import Sealer
 from holdfast.checkpoints.segments import Entry, chunks_of
 from holdfast.checkpoints.writing import Engine, ResourceWriter, Written
 from holdfast.errors import HoldfastError, IntegrityError, NotFoundError, StateError
-from holdfast.object_ports import ObjectStore
+from holdfast.ports import ObjectStore
 from holdfast.tasks.runner import TaskContext
 
 FINDINGS_MAX = 25

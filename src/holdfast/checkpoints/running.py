@@ -23,8 +23,7 @@ from holdfast.checkpoints.reading import ResourceReader
 from holdfast.checkpoints.rules import plan_walk
 from holdfast.checkpoints.sealing import BankKey, Sealer
 from holdfast.errors import CancelledError, ConflictError, HoldfastError, NotFoundError
-from holdfast.object_ports import ObjectStore
-from holdfast.ports import Clock, Entropy, PaceControl, ReadableDirectory, StartWorkers
+from holdfast.ports import Clock, Entropy, ObjectStore, PaceControl, ReadableDirectory, StartWorkers
 from holdfast.proof.signature import SigningKey
 from holdfast.tasks.model import TaskState
 from holdfast.tasks.runner import Listener, Runner

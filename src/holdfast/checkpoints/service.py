@@ -48,7 +48,7 @@ from holdfast.errors import (
     NotFoundError,
     UnsupportedError,
 )
-from holdfast.object_ports import StorePromises
+from holdfast.ports import StorePromises
 from holdfast.proof.signature import fingerprint
 from holdfast.tasks.model import Task, TaskState
 from holdfast.tasks.runner import TaskContext

@@ -36,8 +36,7 @@ from holdfast.errors import (
 from holdfast.model.head import Advanced, Epoch, HeadState, Refused, Unknown
 from holdfast.model.ids import TaskId
 from holdfast.model.limits import JOBS_MAX
-from holdfast.object_ports import ObjectStore, StorePromises
-from holdfast.ports import PaceControl, StartWorkers, Workers
+from holdfast.ports import ObjectStore, PaceControl, StartWorkers, StorePromises, Workers
 from holdfast.server.local import LocalServices, make_workers, open_source
 from holdfast.stores.objects.directory import DirectoryObjects
 from holdfast.stores.objects.racing import measure_promises

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 
 from holdfast.errors import CapacityError, DeniedError, NotFoundError, UnavailableError
 from holdfast.model.objects import check_object_name
-from holdfast.object_ports import ObjectInfo, PutOutcome
-from holdfast.ports import Buffer, Clock
+from holdfast.ports import Buffer, Clock, ObjectInfo, PutOutcome
 
 
 class StoreCrashError(BaseException):

@@ -1,4 +1,4 @@
-"""Goal: the system's and the simulated clock and entropy keep the same contract (ports.py).
+"""Goal: the system's and the simulated clock and entropy keep the same contract (holdfast.ports).
 
 Method: one suite run on both pairs, then what only the simulated ones promise.
 """

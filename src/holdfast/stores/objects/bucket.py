@@ -15,8 +15,7 @@ from obstore.store import S3Store
 
 from holdfast.errors import CapacityError, DeniedError, NotFoundError, UnavailableError
 from holdfast.model.objects import check_object_name
-from holdfast.object_ports import ObjectInfo, PutOutcome
-from holdfast.ports import Buffer
+from holdfast.ports import Buffer, ObjectInfo, PutOutcome
 from holdfast.stores.objects.s3_signature import S3Keys
 
 

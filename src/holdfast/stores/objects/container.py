@@ -18,8 +18,7 @@ from urllib.parse import quote, urlencode
 from holdfast.errors import CapacityError, DeniedError, NotFoundError, UnavailableError
 from holdfast.model.limits import MIB
 from holdfast.model.objects import check_object_name
-from holdfast.object_ports import ObjectInfo, PutOutcome
-from holdfast.ports import Buffer
+from holdfast.ports import Buffer, ObjectInfo, PutOutcome
 from holdfast.stores.objects.connection import RawAnswer, StoreConnection
 
 ResultT = TypeVar("ResultT")

@@ -23,8 +23,7 @@ from typing import Final
 
 from holdfast.errors import CapacityError, NotFoundError, StorageFailedError
 from holdfast.model.objects import check_object_name
-from holdfast.object_ports import ObjectInfo, PutOutcome
-from holdfast.ports import Buffer, Entropy
+from holdfast.ports import Buffer, Entropy, ObjectInfo, PutOutcome
 from holdfast.stores.directories import linux
 from holdfast.stores.directories.errors import raise_translated
 

@@ -9,8 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Final
 
-from holdfast.object_ports import ObjectStore, PutOutcome, StorePromises
-from holdfast.ports import Entropy
+from holdfast.ports import Entropy, ObjectStore, PutOutcome, StorePromises
 
 ROUNDS: Final = 10
 WRITERS: Final = 4

@@ -1,10 +1,68 @@
-"""What an object store must provide; as ports.py, for whoever keeps whole objects."""
+"""Object stores: whole objects, conditional writes, and what a caller may do at one."""
 
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
-from holdfast.ports import Buffer
+from holdfast.ports.buffers import Buffer
+
+
+class StoreAnswer(NamedTuple):
+    """What an object store answered to a request made with its caller's token."""
+
+    status: int
+    """Of HTTP; 2xx means that the caller may do what was tried."""
+    body: bytes | None
+    """None if it was longer than asked for."""
+
+
+class ObjectAccess(Protocol):
+    """Tries at an object store what a caller may do there, with the caller's own token.
+
+    Redirects are not followed: they are answers like others. Raises UnavailableError:
+    `store-unreachable` if no connection was possible or it broke, `store-slow` if time ran out.
+    """
+
+    async def read(self, url: str, token: str, limit_bytes: int) -> StoreAnswer:
+        """Read an object, the newest copy of those that answer."""
+        ...
+
+    async def prove_write(self, url: str, token: str) -> StoreAnswer:
+        """Write an empty object beside this one, which only who may write the one can."""
+        ...
+
+
+class ConditionalOutcome(StrEnum):
+    """What became of a conditional write."""
+
+    WON = "won"
+    LOST = "lost"
+    """The condition did not hold, or another write was under way."""
+    UNSUPPORTED = "unsupported"
+    """The store does not know the condition."""
+
+
+class ConditionalObjects(Protocol):
+    """Objects with conditional writes, as some stores have them and others say they have.
+
+    Raises UnavailableError if the store cannot be reached, DeniedError if it lets nobody in.
+    """
+
+    async def create(self, name: str, data: bytes) -> ConditionalOutcome:
+        """Write an object only if there is none of this name."""
+        ...
+
+    async def replace(self, name: str, data: bytes, etag: str) -> ConditionalOutcome:
+        """Write an object only if its present one has this ETag."""
+        ...
+
+    async def read(self, name: str) -> tuple[bytes, str]:
+        """Return an object and its ETag; NotFoundError if there is none."""
+        ...
+
+    async def delete(self, name: str) -> None:
+        """Remove an object if it is there."""
+        ...
 
 
 class ObjectInfo(NamedTuple):

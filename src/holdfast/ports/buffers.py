@@ -1,0 +1,3 @@
+"""Bytes, however they are held."""
+
+Buffer = bytes | bytearray | memoryview
