@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from holdfast.checkpoints.http import checkpoint_routes
 from holdfast.checkpoints.model import Resource, Retention
 from holdfast.checkpoints.service import Checkpoints
+from holdfast.files.http.problems import problem_response
 from holdfast.model.ids import TaskId
 from holdfast.server.checkpoints import open_checkpoints
 from holdfast.server.local import LocalServices
@@ -28,11 +29,11 @@ class Asker:
 
     def __init__(self, facet: Checkpoints) -> None:
         self.facet = facet
-        self._application = Starlette(routes=checkpoint_routes(facet))
+        self._application = Starlette(routes=checkpoint_routes(facet, problem_response))
 
     async def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
         """Return status and decoded body."""
-        raw_path, _, query = path.partition("?")
+        raw_path, _, query = f"/api/v1{path}".partition("?")
         content = b"" if body is None else body if isinstance(body, bytes) else _encode(body)
         scope = {
             "type": "http", "method": method, "path": raw_path, "raw_path": raw_path.encode(),

@@ -24,6 +24,7 @@ SERVER = """
 import asyncio, pathlib, socket, sys
 import uvicorn
 from starlette.applications import Starlette
+from holdfast.files.http.problems import problem_response
 from holdfast.server.volumes import open_volumes
 from holdfast.volumes.http import volume_routes
 
@@ -31,7 +32,8 @@ async def serve():
     volumes = open_volumes(pathlib.Path(sys.argv[1]))
     bound = socket.create_server(("127.0.0.1", 0))
     print(bound.getsockname()[1], flush=True)
-    config = uvicorn.Config(Starlette(routes=volume_routes(volumes)), log_level="warning")
+    routes = volume_routes(volumes, problem_response)
+    config = uvicorn.Config(Starlette(routes=routes), log_level="warning")
     try:
         await uvicorn.Server(config).serve([bound])
     finally:
@@ -66,33 +68,31 @@ def api(tmp_path: Path) -> Iterator[Ask]:
 
 def test_volume_from_creation_to_removal(api: Ask) -> None:
     need("nbdinfo")
-    made = api("POST", "/v1/volumes", {"name": "db", "size_bytes": 8 * MIB})
-    assert (made.status, made.headers["location"]) == (201, "/v1/volumes/db")
+    made = api("POST", "/api/v1/volumes", {"name": "db", "size_bytes": 8 * MIB})
+    assert (made.status, made.headers["location"]) == (201, "/api/v1/volumes/db")
     assert made.json["health"] == "down"
-    assert api("POST", "/v1/volumes/db/scrub").json["code"] == "volume-not-served"
+    assert api("POST", "/api/v1/volumes/db/scrub").json["code"] == "volume-not-served"
 
-    served = api("PUT", "/v1/volumes/db/serving")
+    served = api("PUT", "/api/v1/volumes/db/serving")
     assert served.status == 200
     assert run("nbdinfo", "--size", served.json["listening"][0]) == f"{8 * MIB}\n"
-    assert api("PUT", "/v1/volumes/db/serving").json["code"] == "volume-served"
-    grown = api("POST", "/v1/volumes/db/grow", {"size_bytes": 16 * MIB})
+    assert api("PUT", "/api/v1/volumes/db/serving").json["code"] == "volume-served"
+    grown = api("POST", "/api/v1/volumes/db/grow", {"size_bytes": 16 * MIB})
     assert (grown.status, grown.json["size_bytes"], grown.json["health"]) == (
         200,
         16 * MIB,
         "healthy",
     )
-    assert api("POST", "/v1/volumes/db/scrub").status == 202
-    assert api("GET", "/v1/volumes/db/scrub").json["total_bytes"] == 16 * MIB
-    (listed,) = api("GET", "/v1/volumes").json["volumes"]
+    assert api("POST", "/api/v1/volumes/db/scrub").status == 202
+    assert api("GET", "/api/v1/volumes/db/scrub").json["total_bytes"] == 16 * MIB
+    (listed,) = api("GET", "/api/v1/volumes").json["volumes"]
     assert listed["serving"]["block_bytes"] == 4096
-    metrics = api("GET", "/metrics/volumes").body.decode()
-    assert 'holdfast_volume_size_bytes{volume="db"} 1.6777216e+07' in metrics
-    refused = api("DELETE", "/v1/volumes/db")
+    refused = api("DELETE", "/api/v1/volumes/db")
     assert (refused.status, refused.json["code"]) == (409, "volume-in-use")
 
-    assert api("DELETE", "/v1/volumes/db/serving").status == 204
-    assert api("DELETE", "/v1/volumes/db").status == 204
-    assert api("GET", "/v1/volumes/db").status == 404
+    assert api("DELETE", "/api/v1/volumes/db/serving").status == 204
+    assert api("DELETE", "/api/v1/volumes/db").status == 204
+    assert api("GET", "/api/v1/volumes/db").status == 404
 
 
 def test_wrong_body_is_a_problem(api: Ask) -> None:
@@ -104,8 +104,8 @@ def test_wrong_body_is_a_problem(api: Ask) -> None:
         ({"name": "db", "size_bytes": 8 * MIB, "more": 1}, "bad-body"),
         (["x" * 5000], "body-too-large"),
     ):
-        answer = api("POST", "/v1/volumes", body)
+        answer = api("POST", "/api/v1/volumes", body)
         assert answer.status in (400, 413)
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json["code"] == code
-    assert api("GET", "/v1/volumes").json["volumes"] == []
+    assert api("GET", "/api/v1/volumes").json["volumes"] == []

@@ -1,10 +1,12 @@
 """Routes of checkpoints for a server to mount; thin. Turns requests into calls of service.py.
 
-Long work answers 202 as soon as its task is in the journal, with `Location: tasks/ID`; an error
-that comes before that is answered as what it is. Who may ask is for whoever mounts them.
+Long work answers 202 as soon as its task is in the journal, with its place in
+`Location`; an error that comes before is answered as what it is. Who may ask is for whoever mounts
+them.
 
 Invariants:
-1. No body over BODY_BYTES_MAX is read, and no page is longer than PAGE_MAX.
+1. No body over BODY_BYTES_MAX is read, none is waited for longer than BODY_TIMEOUT_S, and no page
+   is longer than PAGE_MAX.
 2. At most WORKERS_MAX operations run at once; more wait their turn, up to WAITING_MAX.
 3. In a process that serves HTTP nothing is forked: the service must have been made for threads.
 """
@@ -26,11 +28,12 @@ from holdfast.checkpoints.running import Manner
 from holdfast.checkpoints.scheduling import Scheduler
 from holdfast.checkpoints.service import Checkpoints
 from holdfast.errors import CapacityError, HoldfastError, InvalidRequestError
-from holdfast.heads.problems import problem_response
 from holdfast.model.limits import KIB
 from holdfast.tasks.model import Task
 
+PREFIX: Final = "/api/v1"
 BODY_BYTES_MAX: Final = 64 * KIB
+BODY_TIMEOUT_S: Final = 30.0
 PAGE_MAX: Final = 1000
 WORKERS_MAX: Final = 4
 WAITING_MAX: Final = 64
@@ -38,8 +41,10 @@ WAITING_MAX: Final = 64
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def checkpoint_routes(facet: Checkpoints) -> list[Route]:
-    """Return the routes below a prefix of the server's choice."""
+def checkpoint_routes(
+    facet: Checkpoints, answer_error: Callable[[HoldfastError], Response]
+) -> list[Route]:
+    """Return the routes below /api/v1; `answer_error` says how an error is told."""
     routes = CheckpointRoutes(facet)
     table: list[tuple[str, str, Endpoint]] = [
         ("GET", "/plans", routes.list_plans),
@@ -51,15 +56,18 @@ def checkpoint_routes(facet: Checkpoints) -> list[Route]:
         ("POST", "/checkpoints/{id}/restore", routes.restore),
         ("GET", "/schedules", routes.list_schedules),
     ]
-    return [Route(path, _told(endpoint), methods=[method]) for method, path, endpoint in table]
+    return [
+        Route(PREFIX + path, _told(endpoint, answer_error), methods=[method])
+        for method, path, endpoint in table
+    ]
 
 
-def _told(endpoint: Endpoint) -> Endpoint:
+def _told(endpoint: Endpoint, answer_error: Callable[[HoldfastError], Response]) -> Endpoint:
     async def answer(request: Request) -> Response:
         try:
             return await endpoint(request)
         except HoldfastError as error:
-            return problem_response(error)
+            return answer_error(error)
 
     return answer
 
@@ -199,19 +207,28 @@ class CheckpointRoutes:
         self._started_count += 1
         self._pool.submit(run)
         task_id = await begun
-        return JSONResponse({"taskId": task_id}, 202, {"Location": f"tasks/{task_id}"})
+        place = f"{PREFIX}/tasks/{task_id}"
+        return JSONResponse({"taskId": task_id, "statusUrl": place}, 202, {"Location": place})
 
 
 async def _read_body(request: Request) -> dict[str, Any]:
     body = bytearray()
-    async for block in request.stream():
-        body += block
-        if len(body) > BODY_BYTES_MAX:
-            raise InvalidRequestError(
-                f"the body is over {BODY_BYTES_MAX} bytes",
-                code="body-too-large",
-                advice="send less",
-            )
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for block in request.stream():
+                body += block
+                if len(body) > BODY_BYTES_MAX:
+                    raise InvalidRequestError(
+                        f"the body is over {BODY_BYTES_MAX} bytes",
+                        code="body-too-large",
+                        advice="send less",
+                    )
+    except TimeoutError:
+        raise InvalidRequestError(
+            f"the body did not come within {BODY_TIMEOUT_S:g} s",
+            code="body-slow",
+            advice="send it at once",
+        ) from None
     try:
         given = json.loads(body or b"{}")
     except (ValueError, RecursionError):

@@ -25,8 +25,8 @@ from holdfast.checkpoints.sealing import BankKey, Sealer
 from holdfast.errors import CancelledError, ConflictError, HoldfastError, NotFoundError
 from holdfast.ports import Clock, Entropy, ObjectStore, PaceControl, ReadableDirectory, StartWorkers
 from holdfast.proof.signature import SigningKey
-from holdfast.tasks.model import TaskState
-from holdfast.tasks.runner import Listener, Runner
+from holdfast.tasks.model import Task, TaskState
+from holdfast.tasks.runner import Listener, Work
 
 Parameters = Mapping[str, Mapping[str, Any]]
 """By type (`Holdfast::Directory`) or by key (`Holdfast::Directory#/srv`)."""
@@ -39,6 +39,29 @@ class Manner:
     jobs: int
     rate_bytes_per_s: float | None = None
     listener: Listener = lambda _task: None
+
+
+class TaskRunner(Protocol):
+    """Runs work as durable tasks: here, or where its place is."""
+
+    def run(
+        self,
+        kind: str,
+        subject: str,
+        request: Mapping[str, object],
+        work: Work,
+        *,
+        listener: Listener,
+    ) -> Task:
+        """Do the work, or have it done; return its task, which has ended if it was done here.
+
+        Whoever does it elsewhere finds the work again from kind and request: see resuming.py.
+        """
+        ...
+
+    def settle(self) -> object:
+        """Record tasks whose process died."""
+        ...
 
 
 class PlanHeads(Protocol):
@@ -58,7 +81,7 @@ class Surroundings:
     """What the composition root provides."""
 
     state: Path
-    runner: Runner
+    runner: TaskRunner
     task_state: Callable[[str], TaskState | None]
     """Given a task's id; None if this machine does not know it."""
     clock: Clock

@@ -230,6 +230,7 @@ class Checkpoints:
             "checkpoint": checkpoint.id,
             "resource": resource,
             "parameters": plain_parameters(given),
+            "force": force,
         }
         subject = f"restore of {checkpoint.id} {request['parameters']}"
         return self._run("checkpoints.restore", subject, request, work, manner)
@@ -278,13 +279,13 @@ class Checkpoints:
         trusted = frozenset({own, *signers})
 
         def work(open_bank: OpenBank, context: TaskContext) -> Mapping[str, object]:
-            from holdfast.checkpoints.upkeep import examine_bank
+            from holdfast.checkpoints.upkeep import examine_bank, recover_plans
 
             promises = self._measure_promises(open_bank.bank.store)
             identity = open_bank.bank.identity
             self._remember_bank(bank_url, identity, promises)
             result = examine_bank(self.around, open_bank, trusted, context)
-            self._recover_plans(open_bank)
+            recover_plans(self.around, open_bank, self._url_of(identity.id))
             return result | {"promises": promises._asdict()}
 
         return self._run_on_bank("checkpoints.examine", bank_url, {}, work, manner)
@@ -397,37 +398,6 @@ class Checkpoints:
     def _remember_bank(self, url: str, identity: BankIdentity, promises: StorePromises) -> None:
         told = ",".join(name for name, holds in promises._asdict().items() if holds)
         self.catalogue.add_bank(identity.id, url, identity.key_id, told)
-
-    def _recover_plans(self, open_bank: OpenBank) -> None:
-        """Make plans known of which only the bank tells: as their newest checkpoint has them."""
-        identity = open_bank.bank.identity
-        known = {plan.id for plan in self.catalogue.plans()}
-        names = {plan.name for plan in self.catalogue.plans()}
-        for checkpoint in self.catalogue.list_checkpoints(bank_id=identity.id):
-            if checkpoint.plan_id in known or not checkpoint.manifest_digest:
-                continue
-            signed, body = open_bank.read_manifest(checkpoint.id)
-            name = body.plan_name
-            if name in names:
-                name = f"{name} {checkpoint.plan_id[:8]}"
-            self.catalogue.put_plan(
-                Plan(
-                    id=checkpoint.plan_id,
-                    name=name,
-                    bank_url=self._url_of(identity.id),
-                    bank_id=identity.id,
-                    key_id=identity.key_id,
-                    resources=body.plan_resources,
-                    retention=body.retention,
-                    created_ns=signed.statement.created_ns,
-                )
-            )
-            if self.around.heads.read(checkpoint.plan_id) is None:
-                self.around.heads.advance(
-                    checkpoint.plan_id, checkpoint.id, signed.digest, checkpoint.task_id
-                )
-            known.add(checkpoint.plan_id)
-            names.add(name)
 
     def _url_of(self, bank_id: BankId) -> str:
         for known, url, _, _ in self.catalogue.banks():

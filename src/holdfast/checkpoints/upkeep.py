@@ -1,4 +1,4 @@
-"""Deletes checkpoints, sweeps chunks, compares catalogue and bank, heals; the upkeep of a bank.
+"""Deletes checkpoints, sweeps chunks, compares catalogue and bank, heals: upkeep of a bank.
 
 Order of writes of a deletion, and the crash each survives:
     1. The catalogue says DELETING. Cut off here, the same command goes on.
@@ -19,6 +19,7 @@ from holdfast.checkpoints.model import (
     CheckpointState,
     ChunkId,
     ChunkResult,
+    Plan,
 )
 from holdfast.checkpoints.reading import read_entries
 from holdfast.checkpoints.running import OpenBank, Surroundings
@@ -308,3 +309,35 @@ def _chunk_of(name: str) -> bytes | None:
         if chunk_name(chunk) == name and len(chunk) == 32:
             return chunk
     return None
+
+
+def recover_plans(around: Surroundings, open_bank: OpenBank, url: str) -> None:
+    """Make plans known of which only the bank tells: as their newest checkpoint has them."""
+    identity, catalogue = open_bank.bank.identity, around.catalogue
+    known = {plan.id for plan in catalogue.plans()}
+    names = {plan.name for plan in catalogue.plans()}
+    for checkpoint in catalogue.list_checkpoints(bank_id=identity.id):
+        if checkpoint.plan_id in known or not checkpoint.manifest_digest:
+            continue
+        signed, body = open_bank.read_manifest(checkpoint.id)
+        name = body.plan_name
+        if name in names:
+            name = f"{name} {checkpoint.plan_id[:8]}"
+        catalogue.put_plan(
+            Plan(
+                id=checkpoint.plan_id,
+                name=name,
+                bank_url=url,
+                bank_id=identity.id,
+                key_id=identity.key_id,
+                resources=body.plan_resources,
+                retention=body.retention,
+                created_ns=signed.statement.created_ns,
+            )
+        )
+        if around.heads.read(checkpoint.plan_id) is None:
+            around.heads.advance(
+                checkpoint.plan_id, checkpoint.id, signed.digest, checkpoint.task_id
+            )
+        known.add(checkpoint.plan_id)
+        names.add(name)

@@ -23,7 +23,7 @@ from holdfast.checkpoints.catalogue import Catalogue
 from holdfast.checkpoints.directories import DirectoryPlugin
 from holdfast.checkpoints.plugins import Plugins, find_plugins
 from holdfast.checkpoints.restoring import TreeRestorer
-from holdfast.checkpoints.running import Surroundings
+from holdfast.checkpoints.running import Surroundings, TaskRunner
 from holdfast.checkpoints.sealing import BankKey
 from holdfast.checkpoints.service import Checkpoints
 from holdfast.errors import (
@@ -53,12 +53,15 @@ _KEY_ID: Final = re.compile(r"[0-9a-f]{16}")
 _ADVANCES_MAX: Final = 8
 
 
-def open_checkpoints(services: LocalServices, *, may_fork: bool = True) -> Checkpoints:
+def open_checkpoints(
+    services: LocalServices, *, may_fork: bool = True, runner: TaskRunner | None = None
+) -> Checkpoints:
     """Return the checkpoints facet over the services of this machine.
 
     Args:
         services: Of this machine.
         may_fork: False in a process of several threads, such as a server: then threads work.
+        runner: Of tasks; the one of this machine unless given.
     """
     jobs = min(JOBS_MAX, (os.cpu_count() or 1) + 1) if may_fork else 1
     restorer = TreeRestorer(services.files.surroundings, jobs)
@@ -72,7 +75,7 @@ def open_checkpoints(services: LocalServices, *, may_fork: bool = True) -> Check
 
     around = Surroundings(
         state=services.state,
-        runner=services.runner,
+        runner=runner or services.runner,
         task_state=task_state,
         clock=services.clock,
         entropy=services.entropy,

@@ -1,15 +1,16 @@
 """Composition root of a node: HTTP, the stream beside it, tasks, access, metrics, signals.
 
-Three kinds of process: this one, which serves control over HTTP and owns the others; the stream
-server (node_stream.py), which forks one for each client; and one for each running task
-(task_process.py). Bulk bytes go through the last two.
+Kinds of process: this one, which serves control over HTTP and owns the others; the stream server
+(node_stream.py), which forks one for each client; one for each running task (task_process.py) and
+each served volume (volume_process.py); and the one that runs schedules (node_scheduler.py). Bulk
+bytes never go through this one.
 
 Invariants, beside those of serving.py and node_tasks.py:
 
 1. One node runs on a state directory.
 2. SIGTERM: tasks are told to stop and are recorded as interrupted, requests under way are
-   answered, then the stream ends; the next start goes on with the tasks.
-3. A stream server that dies is started again, on the port it had.
+   answered, volumes are stopped in order, then the stream ends; the next start goes on with all.
+3. What dies is started again: the stream server and volumes on the ports they had.
 4. Only hosts that are this node, by `node.names`, have an instance: a request that names another
    in its Host header finds none, whatever part the migration map gives that host.
 """
@@ -17,9 +18,7 @@ Invariants, beside those of serving.py and node_tasks.py:
 import asyncio
 import contextlib
 import os
-import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -44,12 +43,14 @@ from holdfast.files.migration.service import purge_quarantine, subject_of
 from holdfast.ports import ReadableDirectory
 from holdfast.server.local import open_target
 from holdfast.server.node_access import Access, source_peer
+from holdfast.server.node_facets import NodeFacets
 from holdfast.server.node_logs import node_log
 from holdfast.server.node_metrics import NodeMetrics
+from holdfast.server.node_processes import KeptProcess
 from holdfast.server.node_settings import SETTINGS_BYTES_MAX, NodeSettings, parse_node_settings
 from holdfast.server.node_stream import node_certificates, reload_all
-from holdfast.server.node_tasks import TaskProcesses, TaskSurroundings, backoff_s
-from holdfast.server.node_work import why_not_run
+from holdfast.server.node_tasks import TaskProcesses, TaskSurroundings
+from holdfast.server.node_work import is_of_node, why_not_run
 from holdfast.server.peer_http import tls_context
 from holdfast.server.serving import bind, make_server, signals, stop_servers, url_of
 from holdfast.stores.directories.posix import PosixReadableDirectory
@@ -61,7 +62,6 @@ from holdfast.tasks.runner import Runner
 
 DATABASE_S: Final = 2.0
 """How long a database may take to take a connection."""
-STREAM_START_S: Final = 30.0
 
 _log = node_log("node")
 
@@ -127,7 +127,13 @@ class _Node:
         self._certificates = node_certificates(settings)
         self._metrics = NodeMetrics(journal)
         self._stopping = asyncio.Event()
-        self._stream = _StreamProcess(settings, text, self._metrics)
+        self._stream = KeptProcess(
+            "stream",
+            "holdfast.server.node_stream",
+            text,
+            self._metrics,
+            port=settings.listen.stream_port,
+        )
         runner = Runner(journal, settings.state / "locks", self._clock)
         self._tasks = TaskProcesses(
             TaskSurroundings(
@@ -136,11 +142,13 @@ class _Node:
                 runner=runner,
                 clock=self._clock,
                 observer=self._metrics,
+                is_ours=lambda task: is_of_node(settings, task),
                 crashes_max=settings.limits.task_crashes_max,
                 stop_timeout_s=settings.limits.stop_timeout_s,
                 why_not=lambda task: why_not_run(settings, task),
             )
         )
+        self._facets = NodeFacets(settings, text, self._tasks, self._metrics)
 
     async def run(self, listening: socket.socket, announce: Callable[[str], None]) -> None:
         """Serve until a signal, then end everything in order."""
@@ -158,6 +166,7 @@ class _Node:
                 watching = asyncio.create_task(self._stream.watch(self._stopping))
                 serving = asyncio.create_task(server.serve([listening]))
                 await self._tasks.resume_unfinished()
+                keeping = await self._facets.start(self._stopping)
                 purging = asyncio.create_task(asyncio.to_thread(self._let_go_completed))
                 announce(f"{url_of(self._scheme(), listening)} stream {port}")
                 _log.info("node serves", names=self._settings.identity.names)
@@ -168,10 +177,11 @@ class _Node:
                 await self._tasks.close()
                 stop_servers([server])
                 await serving
-                await watching
+                await asyncio.gather(watching, keeping)
                 await purging
         finally:
             await self._tasks.close()
+            await self._facets.close()
             await self._stream.close()
 
     def _let_go_completed(self) -> None:
@@ -208,8 +218,10 @@ class _Node:
             state=settings.state,
             file_requests_max=settings.limits.file_requests_max,
             check_ready=self._check_ready,
-            render_metrics=self._metrics.render,
+            render_metrics=self._render_metrics,
             observe=self._metrics.observe,
+            mounted=self._facets.mounted(),
+            verification_kinds=frozenset({MigrationKind.VERIFICATION, "checkpoints.verify"}),
         )
 
     def _start(
@@ -238,6 +250,10 @@ class _Node:
             idempotency_key=idempotency_key,
         )
 
+    def _render_metrics(self) -> tuple[bytes, str]:
+        own, content_type = self._metrics.render()
+        return own + self._facets.render(), content_type
+
     def _check_ready(self) -> None:
         self._journal.list_tasks(limit=1)
         if not os.access(self._settings.state, os.W_OK):
@@ -248,92 +264,7 @@ class _Node:
                 code="stopping",
                 advice="ask again in a moment",
             )
-
-
-class _StreamProcess:
-    """The process of the stream server, kept alive."""
-
-    def __init__(self, settings: NodeSettings, text: str, metrics: NodeMetrics) -> None:
-        self._port = settings.listen.stream_port
-        self._text = text
-        self._metrics = metrics
-        self._process: asyncio.subprocess.Process | None = None
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether it runs, as far as is known."""
-        return self._process is not None and self._process.returncode is None
-
-    async def start(self) -> int:
-        """Start it; return its port once it listens.
-
-        Raises:
-            UnavailableError: `stream-not-started`; why is in its log.
-        """
-        # In the main thread: the process dies with the thread that forked it.
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "holdfast.server.node_stream",
-            str(self._port),
-            str(os.getpid()),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
-        self._process = process
-        assert process.stdin is not None
-        assert process.stdout is not None
-        with contextlib.suppress(ConnectionError):
-            process.stdin.write(self._text.encode())
-            await process.stdin.drain()
-        process.stdin.close()
-        with contextlib.suppress(TimeoutError):
-            line = await asyncio.wait_for(process.stdout.readline(), STREAM_START_S)
-            if line.strip().isdigit():
-                self._port = int(line)
-                return self._port
-        await self.close()
-        raise UnavailableError(
-            f"the stream server did not start on port {self._port}",
-            code="stream-not-started",
-            advice="see the log above; set listen.stream_port if another process has the port",
-        )
-
-    async def watch(self, stopping: asyncio.Event) -> None:
-        """Start it again whenever it dies, until the node stops."""
-        crashes = 0
-        while not stopping.is_set():
-            assert self._process is not None
-            died = asyncio.create_task(self._process.wait())
-            stopped = asyncio.create_task(stopping.wait())
-            await asyncio.wait({died, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            stopped.cancel()
-            if stopping.is_set():
-                died.cancel()
-                return
-            crashes += 1
-            self._metrics.count_crash("stream")
-            _log.error("stream server died", code=self._process.returncode)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), backoff_s(crashes))
-                return
-            with contextlib.suppress(UnavailableError):
-                await self.start()
-                crashes = 0
-
-    def reload(self) -> None:
-        """Have it read certificates and tokens anew."""
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGHUP)
-
-    async def close(self) -> None:
-        """End it, and with it all that it forked."""
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-            await self._process.wait()
+        self._facets.check()
 
 
 class _Ending:

@@ -206,12 +206,48 @@ class InstanceSettings:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumesSettings:
+    """[volumes]: volumes of this host, served over NBD by a process each, which restarts."""
+
+    enabled: bool = _option(False, "Whether this node has volumes, and routes to them.")
+    state: str = _option(
+        "",
+        "State directory in whose `volumes` they lie, as HOLDFAST_STATE of the commands;"
+        " `node.state` if empty.",
+    )
+    serve: tuple[str, ...] = _option(
+        (), "Names of those to serve from the start, each on its unix socket; `all`: all there are."
+    )
+    listen: Mapping[str, tuple[str, int]] = field(
+        default_factory=dict,
+        metadata={
+            "option": Option(
+                meaning="Table of names, each with ADDRESS:PORT of its own, where it is served over"
+                " TCP as well: beyond loopback with `tls.client_ca` alone, for clients that show a"
+                " certificate. Port 0 takes a free one."
+            )
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointsSettings:
+    """[checkpoints]: plans of this host, kept in `node.state` as by the commands."""
+
+    enabled: bool = _option(
+        False, "Whether this node has routes to its checkpoints, and runs what schedules make due."
+    )
+
+
 TABLES: Final[Mapping[str, type]] = {
     "node": IdentitySettings,
     "listen": ListenSettings,
     "tls": TlsSettings,
     "access": AccessSettings,
     "limits": LimitSettings,
+    "volumes": VolumesSettings,
+    "checkpoints": CheckpointsSettings,
     "peers": PeerSettings,
     "instances": InstanceSettings,
 }

@@ -24,10 +24,12 @@ from typing import Any, Final
 from holdfast.errors import InvalidRequestError
 from holdfast.files.migration.model import Instance, InstanceDirectory, check_instance
 from holdfast.model.access import Permission
+from holdfast.model.ids import parse_volume_name
 from holdfast.server.node_options import (
     MAP_TABLE,
     TABLES,
     AccessSettings,
+    CheckpointsSettings,
     IdentitySettings,
     InstanceSettings,
     LimitSettings,
@@ -35,6 +37,7 @@ from holdfast.server.node_options import (
     Option,
     PeerSettings,
     TlsSettings,
+    VolumesSettings,
     bad_setting,
     parse_table,
     parse_value,
@@ -42,6 +45,7 @@ from holdfast.server.node_options import (
 )
 
 SETTINGS_BYTES_MAX: Final = 1 << 20
+ALL_VOLUMES: Final = "all"
 _HOST: Final = re.compile(r"[a-z0-9_]([a-z0-9_.:-]{0,251}[a-z0-9_])?|::1?")
 _INSTANCE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _CASSANDRA: Final = ("commitlog", "data", "hints", "saved_caches")
@@ -57,6 +61,8 @@ class NodeSettings:
     tls: TlsSettings
     access: AccessSettings
     limits: LimitSettings
+    volumes: VolumesSettings
+    checkpoints: CheckpointsSettings
     migration_map: Mapping[str, str]
     """Source host -> target host."""
     peers: Mapping[str, PeerSettings]
@@ -75,6 +81,11 @@ class NodeSettings:
     def is_tls(self) -> bool:
         """Whether both ports speak TLS."""
         return bool(self.tls.certificate)
+
+    @property
+    def volumes_state(self) -> Path:
+        """State directory of the volumes."""
+        return Path(self.volumes.state or self.identity.state)
 
     @property
     def is_open(self) -> bool:
@@ -105,6 +116,10 @@ def parse_node_settings(text: str) -> NodeSettings:
         tls=parse_table(TlsSettings, document.get("tls", {}), "tls"),
         access=_parse_access(document.get("access", {})),
         limits=parse_table(LimitSettings, document.get("limits", {}), "limits"),
+        volumes=_parse_volumes(document.get("volumes", {})),
+        checkpoints=parse_table(
+            CheckpointsSettings, document.get("checkpoints", {}), "checkpoints"
+        ),
         migration_map=_parse_map(document.get(MAP_TABLE, {})),
         peers={
             _host(name, "peers"): parse_table(PeerSettings, table, f"peers.{name}")
@@ -148,6 +163,13 @@ def _check_whole(settings: NodeSettings) -> None:
                 "listen.address",
                 f"{listen.address!r} is not loopback, and without TLS tokens would be sent in the"
                 " clear: set the table tls, or listen.allow_plain",
+            )
+    for name, (host, _) in settings.volumes.listen.items():
+        if not is_loopback(host) and not (settings.is_tls and tls.client_ca):
+            raise bad_setting(
+                f"volumes.listen.{name}",
+                f"{host!r} is not loopback, and without certificates NBD lets everyone in: set"
+                " tls.certificate, tls.key and tls.client_ca",
             )
     _check_map(settings)
 
@@ -200,6 +222,29 @@ def _parse_access(value: object) -> AccessSettings:
     return dataclasses.replace(
         parse_table(AccessSettings, table, "access"), certificates=certificates
     )
+
+
+def _parse_volumes(value: object) -> VolumesSettings:
+    table = dict(read_table(value, "volumes"))
+    listen = {
+        _volume(name, f"volumes.listen.{name[:80]}"): _address(str(place), f"volumes.listen.{name}")
+        for name, place in read_table(table.pop("listen", {}), "volumes.listen").items()
+    }
+    settings = parse_table(VolumesSettings, table, "volumes")
+    if settings.state:
+        _check_absolute(settings.state, "volumes.state")
+    for name in settings.serve:
+        _volume(name, "volumes.serve")
+    if ALL_VOLUMES in settings.serve and len(settings.serve) > 1:
+        raise bad_setting("volumes.serve", f"{ALL_VOLUMES!r} has all of them, and stands alone")
+    return dataclasses.replace(settings, listen=listen)
+
+
+def _volume(name: str, where: str) -> str:
+    try:
+        return parse_volume_name(name)
+    except InvalidRequestError as error:
+        raise bad_setting(where, error.message) from error
 
 
 def _permissions(value: object, where: str) -> frozenset[Permission]:

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from holdfast.errors import HoldfastError, StateError, UnavailableError
-from holdfast.files.migration.model import MigrationKind
 from holdfast.model.ids import TaskId
 from holdfast.ports import Clock
 from holdfast.server.node_logs import node_log
@@ -62,6 +61,8 @@ class TaskSurroundings:
     runner: Runner
     clock: Clock
     observer: TaskObserver
+    is_ours: Callable[[Task], bool]
+    """Say whether an unfinished task is this node's to go on with."""
     crashes_max: int
     stop_timeout_s: float
     why_not: Callable[[Task], str]
@@ -114,12 +115,11 @@ class TaskProcesses:
                 await asyncio.wait(left, timeout=SETTLED_S)
 
     def _unfinished(self) -> list[Task]:
-        kinds = {kind.value for kind in MigrationKind}
         return [
             task
             for state in (TaskState.RUNNING, TaskState.PENDING, TaskState.INTERRUPTED)
             for task in self._in.journal.list_tasks(state=state, limit=PAGE_MAX).tasks
-            if task.kind in kinds
+            if self._in.is_ours(task)
         ]
 
     def _spawn(self, task: Task, lock: int) -> None:

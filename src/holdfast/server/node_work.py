@@ -1,7 +1,8 @@
 """What a task process of a node does: finds its instance and source in the settings, and runs it.
 
-The request of a task, as the journal keeps it, is `{"instance", "source", "port", "request"}`; the
-last is what was asked over HTTP. Secrets and paths are not in it: they come from the settings.
+The request of a task of checkpoints is its facet's matter (checkpoints/resuming.py). That of any
+other, as the journal keeps it, is `{"instance", "source", "port", "request"}`; the last is what was
+asked over HTTP. Secrets and paths are not in it: they come from the settings.
 """
 
 from collections.abc import Mapping
@@ -40,6 +41,11 @@ def run_task(settings: NodeSettings, context: TaskContext) -> Mapping[str, objec
             code="bad-setting",
             advice="put back what the settings had, or ask for the work again",
         )
+    if is_of_checkpoints(task):
+        # Here: a migration does not load what checkpoints need.
+        from holdfast.server.node_checkpoints import run_checkpoint_task
+
+        return run_checkpoint_task(settings, context)
     request = task.request
     instance = find_instance(settings, str(request["instance"]))
     assert instance is not None
@@ -62,6 +68,8 @@ def run_task(settings: NodeSettings, context: TaskContext) -> Mapping[str, objec
 
 def why_not_run(settings: NodeSettings, task: Task) -> str:
     """Say why a task cannot be run with these settings; empty if it can."""
+    if is_of_checkpoints(task):
+        return ""
     request = task.request
     name, source = request.get("instance"), request.get("source")
     if not isinstance(name, str) or find_instance(settings, name) is None:
@@ -71,6 +79,18 @@ def why_not_run(settings: NodeSettings, task: Task) -> str:
     if instance is None or instance.name != name or source not in settings.peers:
         return f"{source} is not its source any more"
     return "" if isinstance(request.get("request"), Mapping) else "it holds no request"
+
+
+def is_of_checkpoints(task: Task) -> bool:
+    """Say whether a task is one of checkpoints that was asked for at a node, by its request."""
+    return task.kind.startswith("checkpoints.") and task.request.get("askedOf") == "node"
+
+
+def is_of_node(settings: NodeSettings, task: Task) -> bool:
+    """Say whether a task is a node's to go on with, rather than a command's or the scheduler's."""
+    if is_of_checkpoints(task):
+        return settings.checkpoints.enabled
+    return task.kind in {kind.value for kind in MigrationKind}
 
 
 def find_instance(settings: NodeSettings, name: str) -> Instance | None:

@@ -32,7 +32,7 @@ _log = node_log("task")
 
 def main(arguments: list[str]) -> int:
     """Do the work of one task; return how it ended."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     die_with_parent()
     if os.getppid() != int(arguments[2]):
         return STOPPED  # It died before the kernel was asked; the next node starts another.
@@ -75,7 +75,7 @@ class _StageLog:
             _log.info("stage entered", stage=task.stage, attempt=task.attempt)
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
+def interrupt(_number: int, _frame: FrameType | None) -> None:
     """Let SIGTERM end the work as Ctrl-C would: settled, recorded, to be gone on with."""
     raise KeyboardInterrupt
 

@@ -51,9 +51,10 @@ _REPORT_BYTES_MAX: Final = 64 * 1024
 class _Process:
     """A data process that serves; see DataProcess."""
 
-    def __init__(self, process: asyncio.subprocess.Process, report: Report) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, report: Report, stop_s: float) -> None:
         self._process = process
         self._report = report
+        self._stop_s = stop_s
 
     @property
     def pid(self) -> int:
@@ -74,7 +75,7 @@ class _Process:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
         try:
-            async with asyncio.timeout(STOP_S):
+            async with asyncio.timeout(self._stop_s):
                 await self._process.wait()
         except TimeoutError:
             self._process.kill()
@@ -84,10 +85,13 @@ class _Process:
 class _Starter:
     """Starts data processes; see StartProcess."""
 
-    def __init__(self, catalog: Catalog, tls: TlsFiles | None, *, is_offline: bool) -> None:
+    def __init__(
+        self, catalog: Catalog, tls: TlsFiles | None, *, is_offline: bool, stop_s: float
+    ) -> None:
         self._catalog = catalog
         self._tls = tls
         self._is_offline = is_offline
+        self._stop_s = stop_s
 
     async def __call__(self, request: ServeRequest) -> DataProcess:
         """See StartProcess."""
@@ -117,7 +121,7 @@ class _Starter:
             process_group=0,
         )
         try:
-            return _Process(process, await _report(process))
+            return _Process(process, await _report(process), self._stop_s)
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
@@ -147,16 +151,22 @@ def system_clock() -> Clock:
     return SystemClock()
 
 
-def open_volumes(state: Path, tls: TlsFiles | None = None) -> Volumes:
-    """Return the volumes of a state directory."""
+def open_volumes(state: Path, tls: TlsFiles | None = None, stop_s: float = STOP_S) -> Volumes:
+    """Return the volumes of a state directory.
+
+    Args:
+        state: The directory.
+        tls: Of TCP.
+        stop_s: What a data process gets to end in order.
+    """
     clock = SystemClock()
     catalog = Catalog(state / "volumes", clock, SystemEntropy())
     return Volumes(
         Surroundings(
             catalog=catalog,
             store=_Store(),
-            supervisor=Supervisor(_Starter(catalog, tls, is_offline=False), clock),
-            start_offline=_Starter(catalog, None, is_offline=True),
+            supervisor=Supervisor(_Starter(catalog, tls, is_offline=False, stop_s=stop_s), clock),
+            start_offline=_Starter(catalog, None, is_offline=True, stop_s=stop_s),
         )
     )
 

@@ -3,7 +3,7 @@
 Invariants:
 
 1. No body over BODY_BYTES_MAX is read to its end, whatever its Content-Length says.
-2. Every error is problem+json, with the status that its kind has on the HTTP face.
+2. Every error is answered as whoever mounts the routes answers errors.
 3. What takes longer than a request (a scrub) is begun by one and asked for by others.
 """
 
@@ -12,23 +12,24 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 import msgspec
-from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from holdfast.errors import HoldfastError, InvalidRequestError
-from holdfast.heads.problems import problem_response
+from holdfast.model.ids import VolumeName
 from holdfast.model.limits import KIB
 from holdfast.volumes.control import ScrubProgress
 from holdfast.volumes.results import plain_scrub, plain_view
 from holdfast.volumes.service import DEFAULT_PRESET, Volumes
 from holdfast.volumes.supervision import ServeRequest
 
+VOLUMES: Final = "/api/v1/volumes"
 BODY_BYTES_MAX: Final = 4 * KIB
 BODY_TIMEOUT_S: Final = 30.0
 
 BodyT = TypeVar("BodyT")
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class CreateVolume(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,13 +46,23 @@ class GrowVolume(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     size_bytes: int
 
 
-def volume_routes(volumes: Volumes) -> list[Route]:
-    """Return the routes below /v1/volumes, and /metrics/volumes."""
+def volume_routes(
+    volumes: Volumes,
+    answer_error: Callable[[HoldfastError], Response],
+    request_of: Callable[[VolumeName], ServeRequest] = lambda name: ServeRequest(name=name),
+) -> list[Route]:
+    """Return the routes below /api/v1/volumes.
+
+    Args:
+        volumes: What they are about.
+        answer_error: How an error is told.
+        request_of: Where a volume is to be served.
+    """
 
     async def create(request: Request) -> Response:
         wanted = await _body(request, CreateVolume)
         view = await volumes.create(wanted.name, wanted.size_bytes, wanted.preset)
-        return JSONResponse(plain_view(view), 201, headers={"Location": f"/v1/volumes/{view.name}"})
+        return JSONResponse(plain_view(view), 201, {"Location": f"{VOLUMES}/{view.name}"})
 
     async def list_all(_request: Request) -> Response:
         return JSONResponse({"volumes": [plain_view(view) for view in await volumes.views()]})
@@ -69,50 +80,48 @@ def volume_routes(volumes: Volumes) -> list[Route]:
 
     async def serve(request: Request) -> Response:
         view = await volumes.show(_name(request))
-        process = await volumes.serve(ServeRequest(name=view.name))
+        process = await volumes.serve(request_of(view.name))
         return JSONResponse({"listening": list(process.listening)})
 
     async def stop(request: Request) -> Response:
         await volumes.stop(_name(request))
         return Response(status_code=204)
 
-    async def metrics(_request: Request) -> Response:
-        return Response(await volumes.exposition(), media_type=CONTENT_TYPE_LATEST)
-
-    def scrub(
-        ask: Callable[[str], Awaitable[ScrubProgress]], status: int
-    ) -> Callable[[Request], Awaitable[Response]]:
+    def scrub(ask: Callable[[str], Awaitable[ScrubProgress]], status: int) -> Endpoint:
         async def answer(request: Request) -> Response:
             return JSONResponse(plain_scrub(await ask(_name(request))), status)
 
         return answer
 
-    one = "/v1/volumes/{name}"
-    return [
-        Route("/v1/volumes", _safe(create), methods=["POST"]),
-        Route("/v1/volumes", _safe(list_all), methods=["GET"]),
-        Route(one, _safe(show), methods=["GET"]),
-        Route(one, _safe(remove), methods=["DELETE"]),
-        Route(f"{one}/grow", _safe(grow), methods=["POST"]),
-        Route(f"{one}/serving", _safe(serve), methods=["PUT"]),
-        Route(f"{one}/serving", _safe(stop), methods=["DELETE"]),
-        Route(f"{one}/scrub", _safe(scrub(volumes.start_scrub, 202)), methods=["POST"]),
-        Route(f"{one}/scrub", _safe(scrub(volumes.scrub, 200)), methods=["GET"]),
-        Route(f"{one}/scrub", _safe(scrub(volumes.cancel_scrub, 200)), methods=["DELETE"]),
-        Route("/metrics/volumes", _safe(metrics), methods=["GET"]),
+    one = f"{VOLUMES}/{{name}}"
+    table: list[tuple[str, str, Endpoint]] = [
+        ("POST", VOLUMES, create),
+        ("GET", VOLUMES, list_all),
+        ("GET", one, show),
+        ("DELETE", one, remove),
+        ("POST", f"{one}/grow", grow),
+        ("PUT", f"{one}/serving", serve),
+        ("DELETE", f"{one}/serving", stop),
+        ("POST", f"{one}/scrub", scrub(volumes.start_scrub, 202)),
+        ("GET", f"{one}/scrub", scrub(volumes.scrub, 200)),
+        ("DELETE", f"{one}/scrub", scrub(volumes.cancel_scrub, 200)),
     ]
+    return [_told(answer, [method], path, answer_error) for method, path, answer in table]
 
 
-def _safe(
-    answer: Callable[[Request], Awaitable[Response]],
-) -> Callable[[Request], Awaitable[Response]]:
+def _told(
+    answer: Endpoint,
+    methods: list[str],
+    path: str,
+    answer_error: Callable[[HoldfastError], Response],
+) -> Route:
     async def answer_safely(request: Request) -> Response:
         try:
             return await answer(request)
         except HoldfastError as error:
-            return problem_response(error)
+            return answer_error(error)
 
-    return answer_safely
+    return Route(path, answer_safely, methods=methods)
 
 
 def _name(request: Request) -> str:

@@ -139,6 +139,10 @@ class Volumes:
         """Stop serving a volume that this process serves."""
         await self._around.supervisor.stop(self._find(name).name)
 
+    def served_names(self) -> list[VolumeName]:
+        """Return the volumes that this process is to serve, also those being started again."""
+        return self._around.supervisor.names()
+
     async def stop_all(self) -> None:
         """Stop serving all volumes that this process serves."""
         await self._around.supervisor.stop_all()

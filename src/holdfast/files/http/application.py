@@ -15,7 +15,7 @@ Invariants:
 
 import logging
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote_to_bytes
@@ -29,6 +29,7 @@ from holdfast.files.http.call import Call
 from holdfast.files.http.file_answers import FileAnswers
 from holdfast.files.http.guards import check_caller, check_guards, parse_host
 from holdfast.files.http.migration_answers import MigrationAnswers
+from holdfast.files.http.mounting import MountedRoute
 from holdfast.files.http.names import FILES, LIVE_MIGRATION
 from holdfast.files.http.node_answers import NodeAnswers
 from holdfast.files.http.operations import OPERATIONS, Face, Operation
@@ -113,10 +114,16 @@ class NodeApplication:
                 continue
             operation = route.operations.get(request.method)
             if operation is None:
-                refusal = _no_method(request.method, route)
+                refusal = _no_method(request.method, sorted(route.operations))
                 face = next(iter(route.operations.values())).face
                 return route.template, _refuse(request, face, refusal, is_guard=True)
             return route.template, await self._operate(request, operation, parameters)
+        mounted, methods = self._services.mounted.find(request)
+        if mounted is not None:
+            return mounted.route.path, await self._call(request, mounted)
+        if methods:
+            refusal = _no_method(request.method, methods)
+            return NO_ROUTE, _refuse(request, Face.OURS, refusal, is_guard=True)
         is_sidecar = request.scope["path"].startswith(LIVE_MIGRATION)
         face = Face.SIDECAR if is_sidecar else Face.OURS
         return NO_ROUTE, _refuse(request, face, _no_route(), is_guard=True)
@@ -126,7 +133,7 @@ class NodeApplication:
     ) -> Response:
         is_guard = True
         try:
-            permissions = check_caller(operation, self._services, request)
+            permissions = check_caller(operation.permissions, self._services, request)
             host = parse_host(request.headers.get("host", ""))
             await check_guards(operation, self._services, host)
             is_guard = False
@@ -144,10 +151,19 @@ class NodeApplication:
         except ClientDisconnect:
             return Response(status_code=400)
         except Exception as error:  # noqa: BLE001 the outermost loop of a request
-            # Type and place only: a message may quote what the caller sent.
-            place = "".join(traceback.format_tb(error.__traceback__))
-            _log.error("defect: %s\n%s", type(error).__name__, place)
-            return defect_response()
+            return _defect(error)
+
+    async def _call(self, request: Request, mounted: MountedRoute) -> Response:
+        try:
+            check_caller(mounted.permissions, self._services, request)
+            response: Response = await mounted.route.endpoint(request)
+        except HoldfastError as error:
+            return problem_response(error)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        except Exception as error:  # noqa: BLE001 the outermost loop of a request
+            return _defect(error)
+        return response
 
 
 def node_routes() -> tuple[Route, ...]:
@@ -183,8 +199,15 @@ def _refuse(request: Request, face: Face, error: HoldfastError, *, is_guard: boo
     return guard_response(error) if is_guard else sidecar_response(error)
 
 
-def _no_method(method: str, route: Route) -> InvalidRequestError:
-    allow = ", ".join(sorted(route.operations))
+def _defect(error: Exception) -> Response:
+    # Type and place only: a message may quote what the caller sent.
+    place = "".join(traceback.format_tb(error.__traceback__))
+    _log.error("defect: %s\n%s", type(error).__name__, place)
+    return defect_response()
+
+
+def _no_method(method: str, methods: Sequence[str]) -> InvalidRequestError:
+    allow = ", ".join(methods)
     return InvalidRequestError(
         f"this path has no method {method[:20]}",
         code="method-not-allowed",

@@ -33,17 +33,16 @@ def parse_host(header: str) -> str:
 
 
 def check_caller(
-    operation: Operation, services: NodeServices, connection: HTTPConnection
+    wanted: frozenset[Permission], services: NodeServices, connection: HTTPConnection
 ) -> frozenset[Permission]:
-    """Return what the caller may do; DeniedError if that is not enough for an operation."""
-    if not operation.permissions:
+    """Return what the caller may do; DeniedError without any of the permissions wanted."""
+    if not wanted:
         return frozenset()
     held = services.permissions_of(connection)
-    if held & operation.permissions:
+    if held & wanted:
         return held
-    wanted = " or ".join(sorted(operation.permissions))
     raise DeniedError(
-        f"the caller has not the permission {wanted}",
+        f"the caller has not the permission {' or '.join(sorted(wanted))}",
         code="no-permission",
         advice="ask the operator of the node for it, or use another token or certificate",
     )

@@ -17,7 +17,7 @@ class NodeAnswers:
 
     def __init__(self, services: NodeServices) -> None:
         self._services = services
-        self._description = describe(services.node.version)
+        self._description = services.mounted.describe(describe(services.node.version))
 
     async def show_node(self, call: Call) -> Response:
         """Say what it is, serves, and lets the caller do."""

@@ -4,14 +4,15 @@ Values and callables only: the routes decide nothing that is not HTTP, and know 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from starlette.requests import HTTPConnection
 
+from holdfast.files.http.mounting import Mounted
 from holdfast.files.http.permits import CLIENT_TIMEOUT_S
-from holdfast.files.migration.model import Instance
+from holdfast.files.migration.model import Instance, MigrationKind
 from holdfast.model.access import Permission
 from holdfast.ports import Clock, ReadableDirectory
 from holdfast.tasks.journal import TaskJournal
@@ -86,3 +87,7 @@ class NodeServices:
     """Return the metrics and their content type."""
     observe: Callable[[str, str, int, float], None]
     """Told of each answer: method, route template, status, seconds until its headers."""
+    mounted: Mounted = field(default_factory=Mounted)
+    """What other facets serve here."""
+    verification_kinds: frozenset[str] = frozenset({MigrationKind.VERIFICATION})
+    """Kinds of task that the permission VERIFY is enough to change."""

@@ -24,7 +24,6 @@ from holdfast.files.http.queries import page_limit, whole
 from holdfast.files.http.services import NodeServices
 from holdfast.files.http.shapes import TaskChangeBody, decode_body
 from holdfast.files.http.streaming import until_gone
-from holdfast.files.migration.model import MigrationKind
 from holdfast.files.results import plain_object
 from holdfast.model.access import Permission
 from holdfast.model.ids import TaskId
@@ -45,6 +44,7 @@ class TaskAnswers:
     def __init__(self, services: NodeServices) -> None:
         self._journal = services.journal
         self._client_timeout_s = services.client_timeout_s
+        self._verification_kinds = services.verification_kinds
         self._streams = Permits(EVENT_STREAMS_MAX, "too many clients follow tasks at once")
 
     async def list_tasks(self, call: Call) -> Response:
@@ -67,7 +67,7 @@ class TaskAnswers:
     async def change_task(self, call: Call) -> Response:
         """Change its rate limit, or cancel it."""
         task = await self._find(call)
-        is_verification = task.kind == MigrationKind.VERIFICATION
+        is_verification = task.kind in self._verification_kinds
         needed = Permission.VERIFY if is_verification else Permission.COPY
         if needed not in call.permissions:
             raise DeniedError(

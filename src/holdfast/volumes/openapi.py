@@ -1,4 +1,4 @@
-"""The OpenAPI description of the routes of volumes, for generate_reference.py.
+"""The OpenAPI description of the routes of volumes.
 
 Schemas of what is sent and told are made from the types themselves.
 """
@@ -25,7 +25,7 @@ _ANSWERS: Final = {
 }
 
 
-def description() -> Json:
+def volumes_description() -> Json:
     """Return the description as OpenAPI 3.1."""
     kinds = (CreateVolume, GrowVolume, ScrubProgress, VolumeStatus)
     _, schemas = msgspec.json.schema_components(kinds, ref_template=_REFERENCES)
@@ -33,29 +33,26 @@ def description() -> Json:
         "openapi": "3.1.0",
         "info": {"title": "holdfast volumes", "version": __version__},
         "paths": {
-            "/v1/volumes": {
+            "/api/v1/volumes": {
                 "get": _operation("200", "All volumes.", {"type": "object"}),
                 "post": _operation("201", "Made.", _ref("Volume")) | _body("CreateVolume"),
             },
-            "/v1/volumes/{name}": _one(
+            "/api/v1/volumes/{name}": _one(
                 get=_operation("200", "The volume.", _ref("Volume")),
                 delete=_operation("204", "Removed."),
             ),
-            "/v1/volumes/{name}/grow": _one(
+            "/api/v1/volumes/{name}/grow": _one(
                 post=_operation("200", "Grown, durably.", _ref("Volume")) | _body("GrowVolume")
             ),
-            "/v1/volumes/{name}/serving": _one(
+            "/api/v1/volumes/{name}/serving": _one(
                 put=_operation("200", "Served from now on.", {"type": "object"}),
                 delete=_operation("204", "Not served any more."),
             ),
-            "/v1/volumes/{name}/scrub": _one(
+            "/api/v1/volumes/{name}/scrub": _one(
                 post=_operation("202", "Begun.", _ref("ScrubProgress")),
                 get=_operation("200", "How far it is.", _ref("ScrubProgress")),
                 delete=_operation("200", "Stopped.", _ref("ScrubProgress")),
             ),
-            "/metrics/volumes": {
-                "get": {"responses": {"200": {"description": "As Prometheus reads them."}}}
-            },
         },
         "components": {"schemas": {"Volume": _volume(), **schemas}},
     }
