@@ -1,0 +1,96 @@
+"""What a node has beside migrations, as its settings enable it: volumes, checkpoints, schedules.
+
+Invariants:
+
+1. What is not enabled has no routes and starts no process.
+2. When `close` has returned, no process of theirs is left.
+"""
+
+import asyncio
+from typing import Final
+
+from holdfast.errors import UnavailableError
+from holdfast.files.http.mounting import Mounted
+from holdfast.server.node_checkpoints import NodeCheckpoints
+from holdfast.server.node_metrics import NodeMetrics
+from holdfast.server.node_processes import KeptProcess
+from holdfast.server.node_settings import NodeSettings
+from holdfast.server.node_tasks import TaskProcesses
+from holdfast.server.node_volumes import NodeVolumes
+
+ASK_S: Final = 10.0
+"""How long volumes may take to say how they are."""
+
+
+class NodeFacets:
+    """The other facets of one node; made in its event loop."""
+
+    def __init__(
+        self, settings: NodeSettings, text: str, tasks: TaskProcesses, metrics: NodeMetrics
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._volumes = NodeVolumes(settings) if settings.volumes.enabled else None
+        self._checkpoints: NodeCheckpoints | None = None
+        self._scheduler: KeptProcess | None = None
+        if settings.checkpoints.enabled:
+            self._checkpoints = NodeCheckpoints(settings, tasks)
+            self._scheduler = KeptProcess(
+                "scheduler",
+                "holdfast.server.node_scheduler",
+                text,
+                metrics,
+                stop_s=settings.limits.stop_timeout_s,
+            )
+
+    def mounted(self) -> Mounted:
+        """Return the routes of all of them."""
+        parts = [each.mounted() for each in (self._volumes, self._checkpoints) if each is not None]
+        return Mounted(
+            routes=tuple(route for part in parts for route in part.routes),
+            descriptions=tuple(each for part in parts for each in part.descriptions),
+        )
+
+    async def start(self, stopping: asyncio.Event) -> "asyncio.Task[None]":
+        """Start their processes; return what keeps them alive, which ends after `stopping`.
+
+        Raises:
+            UnavailableError: `scheduler-not-started`.
+        """
+        if self._volumes is not None:
+            await self._volumes.serve()
+        if self._scheduler is not None:
+            await self._scheduler.start()
+        return asyncio.create_task(self._keep(stopping))
+
+    def check(self) -> None:
+        """Raise UnavailableError if one of them does not work; blocks, not in the loop's thread."""
+        if self._volumes is not None:
+            asked = asyncio.run_coroutine_threadsafe(self._volumes.check(), self._loop)
+            asked.result(ASK_S)
+        if self._scheduler is not None and not self._scheduler.is_alive:
+            raise UnavailableError(
+                "the process that runs schedules has to start again",
+                code="scheduler-down",
+                advice="ask again in a moment; see the log of the node",
+            )
+
+    def render(self) -> bytes:
+        """Return their metrics; blocks, not in the loop's thread."""
+        told = b"" if self._checkpoints is None else self._checkpoints.render()
+        if self._volumes is not None:
+            asked = asyncio.run_coroutine_threadsafe(self._volumes.render(), self._loop)
+            told += asked.result(ASK_S)
+        return told
+
+    async def close(self) -> None:
+        """End their processes in order. Idempotent."""
+        if self._scheduler is not None:
+            await self._scheduler.close()
+        if self._volumes is not None:
+            await self._volumes.close()
+        if self._checkpoints is not None:
+            self._checkpoints.close()
+
+    async def _keep(self, stopping: asyncio.Event) -> None:
+        if self._scheduler is not None:
+            await self._scheduler.watch(stopping)

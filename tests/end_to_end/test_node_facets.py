@@ -1,0 +1,162 @@
+"""Goal: one node serves volumes and checkpoints beside migrations, with one door and one life.
+
+Method: a real node with tokens over a state directory that holds a volume and a plan; it is asked
+over HTTP and by nbdinfo, has its data process killed, is stopped, started again and killed.
+Invariants: node_facets 1 and 2, node_volumes 1 and 2, checkpoints/resuming 1, node 2 and 3.
+"""
+
+import asyncio
+import hashlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.checkpoints.model import Resource, Retention
+from holdfast.checkpoints.scheduling import ScheduledOperation, Scheduler
+from holdfast.server.checkpoints import open_checkpoints
+from holdfast.server.local import LocalServices
+from holdfast.server.volumes import open_volumes
+from tests.support.heads import ask
+from tests.support.node_process import SOURCE, NodeProcess, is_running
+from tests.support.trees import make_tree, read_tree
+from tests.support.volumes import need, run
+
+MIB = 1 << 20
+VOLUME = "/api/v1/volumes/db"
+DIRECTORY = "Holdfast::Directory"
+TOKENS = {"operator": "copy,verify,read", "prover": "verify", "viewer": "read"}
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[NodeProcess]:
+    """A node, started, with the volume `db`, and the plan `p` on which nothing is due."""
+    need("nbdinfo")
+    state = tmp_path / "node" / "state"
+    asyncio.run(open_volumes(state).create("db", 8 * MIB, "general"))
+    (tmp_path / "bank").mkdir()
+    facet = open_checkpoints(LocalServices(state))
+    tree = Resource(type=DIRECTORY, id=str(make_tree(tmp_path / "tree", files=30)))
+    facet.make_plan("p", str(tmp_path / "bank"), [tree], retention=Retention())
+    Scheduler(facet).add("p", ScheduledOperation.PROTECT, "0 0 1 1 *", {})
+    tokens = tmp_path / "tokens"
+    tokens.write_text(
+        "".join(
+            f"{n} {p} sha256:{hashlib.sha256(n.encode()).hexdigest()}\n" for n, p in TOKENS.items()
+        )
+    )
+    tokens.chmod(0o600)
+    node = NodeProcess(
+        name=SOURCE,
+        directory=tmp_path / "node",
+        token="operator",
+        more=f'[access]\ntoken_file = "{tokens}"\n[checkpoints]\nenabled = true\n'
+        '[volumes]\nenabled = true\nserve = ["all"]\n[volumes.listen]\ndb = "127.0.0.1:0"\n',
+    )
+    try:
+        node.start()
+        yield node
+    finally:
+        node.stop(signal.SIGKILL)
+
+
+def test_node_serves_volumes_and_checkpoints(node: NodeProcess, tmp_path: Path) -> None:
+    wait_until_ready(node)
+    served = node.ask("GET", VOLUME).json["serving"]
+    for uri in served["listening"]:
+        assert run("nbdinfo", "--size", uri) == f"{8 * MIB}\n"
+    check_access(node)
+    checkpoint = protect_verify_restore(node, tmp_path)
+    told = node.ask("GET", "/metrics").body.decode()
+    assert 'holdfast_volume_size_bytes{volume="db"}' in told
+    assert 'holdfast_checkpoints{plan="p",state="available",verdict="success"} 1.0' in told
+    assert "holdfast_checkpoint_schedule_next_timestamp_seconds{" in told
+    described = node.ask("GET", "/openapi.json").json["paths"]
+    assert {"/api/v1/volumes/{name}/scrub", "/api/v1/checkpoints/{id}/restore"} <= set(described)
+
+    os.kill(served["pid"], signal.SIGKILL)
+    refused = wait_for(lambda: node.ask("GET", "/readyz"), lambda answer: answer.status == 503)
+    assert refused.json["code"] == "volume-down"
+    wait_until_ready(node)
+
+    process_id = data_process(node)
+    assert node.stop() == 0
+    assert not is_running(process_id)
+    node.start()
+    wait_until_ready(node)
+    again = node.ask("GET", VOLUME).json["serving"]
+    assert run("nbdinfo", "--size", again["listening"][0]) == f"{8 * MIB}\n"
+    kinds = [task["kind"] for task in node.ask("GET", "/api/v1/tasks").json["tasks"]]
+    assert kinds == ["checkpoints.restore", "checkpoints.verify", "checkpoints.protect"]
+    assert node.ask("GET", f"/api/v1/checkpoints/{checkpoint}").json["state"] == "available"
+
+    process_id = data_process(node)
+    node.stop(signal.SIGKILL)
+    wait_for(lambda: is_running(process_id), lambda runs: not runs)
+    node.start()
+    wait_until_ready(node)
+    assert data_process(node) != process_id
+
+
+def check_access(node: NodeProcess) -> None:
+    assert ask(node.url, "GET", VOLUME).status == 401
+    for token, method, path, status in (
+        ("viewer", "GET", VOLUME, 200),
+        ("viewer", "GET", "/api/v1/plans", 200),
+        ("viewer", "POST", f"{VOLUME}/scrub", 403),
+        ("viewer", "POST", "/api/v1/plans/p/protect", 403),
+        ("prover", "POST", "/api/v1/plans/p/protect", 403),
+        ("prover", "POST", f"{VOLUME}/scrub", 202),
+        ("prover", "DELETE", VOLUME, 403),
+        ("operator", "DELETE", VOLUME, 409),
+        ("operator", "PATCH", VOLUME, 405),
+        ("operator", "POST", "/api/v1/plans/nobody/protect", 404),
+    ):
+        answer = node.ask(method, path, Authorization=f"Bearer {token}")
+        assert answer.status == status, (token, method, path, answer)
+        if status >= 400:
+            assert answer.headers["content-type"] == "application/problem+json"
+
+
+def protect_verify_restore(node: NodeProcess, tmp_path: Path) -> str:
+    """Return the id of the checkpoint that was made."""
+    finish(node, "/api/v1/plans/p/protect", {})
+    (checkpoint,) = node.ask("GET", "/api/v1/checkpoints?plan=p").json["checkpoints"]
+    path = f"/api/v1/checkpoints/{checkpoint['id']}"
+    finish(node, f"{path}/verify", {"depth": "digest"})
+    target = {DIRECTORY: {"target": str(tmp_path / "out")}}
+    finish(node, f"{path}/restore", {"parameters": target})
+    assert read_tree(tmp_path / "out") == read_tree(tmp_path / "tree")
+    return str(checkpoint["id"])
+
+
+def finish(node: NodeProcess, path: str, body: dict[str, Any]) -> None:
+    """Start a task, and wait until it has ended well."""
+    answer = node.ask("POST", path, body)
+    assert answer.status == 202, answer
+    assert answer.headers["location"] == answer.json["statusUrl"]
+    ended = node.wait_until_ended(answer.json["taskId"])
+    assert ended["state"] == "completed", ended
+
+
+def data_process(node: NodeProcess) -> int:
+    """Return the process of the volume."""
+    return int(node.ask("GET", VOLUME).json["serving"]["pid"])
+
+
+def wait_until_ready(node: NodeProcess) -> None:
+    """Wait until the node says that all of it works."""
+    wait_for(lambda: node.ask("GET", "/readyz"), lambda answer: answer.status == 200)
+
+
+def wait_for(look: Callable[[], Any], is_so: Callable[[Any], bool]) -> Any:
+    """Return what there is to see once it is so."""
+    until = time.monotonic() + 30
+    while not is_so(seen := look()):
+        assert time.monotonic() < until, seen
+        time.sleep(0.02)
+    return seen
