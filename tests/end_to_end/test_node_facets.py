@@ -90,8 +90,9 @@ def test_node_serves_volumes_and_checkpoints(node: NodeProcess, tmp_path: Path) 
     wait_until_ready(node)
     again = node.ask("GET", VOLUME).json["serving"]
     assert run("nbdinfo", "--size", again["listening"][0]) == f"{8 * MIB}\n"
-    kinds = [task["kind"] for task in node.ask("GET", "/api/v1/tasks").json["tasks"]]
-    assert kinds == ["checkpoints.restore", "checkpoints.verify", "checkpoints.protect"]
+    tasks = node.ask("GET", "/api/v1/tasks").json["tasks"]
+    kinds = ["files.copy", "restore", "verify", "protect"]
+    assert [task["kind"].removeprefix("checkpoints.") for task in tasks] == kinds
     assert node.ask("GET", f"/api/v1/checkpoints/{checkpoint}").json["state"] == "available"
 
     process_id = data_process(node)
@@ -140,7 +141,7 @@ def finish(node: NodeProcess, path: str, body: dict[str, Any]) -> None:
     assert answer.status == 202, answer
     assert answer.headers["location"] == answer.json["statusUrl"]
     ended = node.wait_until_ended(answer.json["taskId"])
-    assert ended["state"] == "completed", ended
+    assert ended["state"] == "completed", ended["error"]
 
 
 def data_process(node: NodeProcess) -> int:

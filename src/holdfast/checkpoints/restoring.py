@@ -32,6 +32,7 @@ from holdfast.files.pair import Manner as FilesManner
 from holdfast.files.running import Surroundings as FilesSurroundings
 from holdfast.files.service import Files
 from holdfast.model.tree import SIDE_DIRECTORY, display_path
+from holdfast.ports import ReadableDirectory
 from holdfast.proof.statement import VerificationMode
 from holdfast.tasks.model import Task
 from holdfast.tasks.runner import TaskContext
@@ -82,8 +83,10 @@ class TreeRestorer:
         return _report(task.id, task.result or {}, target)
 
 
-def _opener(tree: CheckpointTree, files: FilesSurroundings, place: str) -> Callable[[bytes], Any]:
-    def open_source(root: bytes) -> Any:
+def _opener(
+    tree: CheckpointTree, files: FilesSurroundings, place: str
+) -> Callable[[bytes], ReadableDirectory]:
+    def open_source(root: bytes) -> ReadableDirectory:
         return tree if root == os.fsencode(place) else files.open_source(root)
 
     return open_source

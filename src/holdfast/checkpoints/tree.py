@@ -6,21 +6,23 @@ memory, and the chunks used last up to a limit.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from holdfast.checkpoints.segments import DIRECTORY, FILE, KINDS, SYMLINK, Entry, Part
 from holdfast.errors import ConflictError, HoldfastError, NotFoundError
 from holdfast.model.limits import CHUNK_BYTES_MAX
 from holdfast.model.tree import (
+    FULL_CAPABILITIES,
     ROOT_PATH,
+    Capabilities,
     Signature,
     Stat,
     display_path,
     join_path,
     signature_of,
 )
-from holdfast.ports import SmallFile
+from holdfast.ports import ExpectedFile, SmallFile
 
 ReadChunk = Callable[[bytes], bytes]
 
@@ -83,6 +85,19 @@ class CheckpointTree:
     def describe(self) -> dict[str, object]:
         """See ReadableDirectory."""
         return dict(self._identity)
+
+    def capabilities(self) -> Capabilities:
+        """See ReadableDirectory. Nothing in a checkpoint ever changes."""
+        return FULL_CAPABILITIES
+
+    def expect_directories(self, paths: Sequence[bytes]) -> None:
+        """See ReadableDirectory. The listing is here already."""
+
+    def expect(self, files: Sequence[ExpectedFile], algorithm: str) -> None:
+        """See ReadableDirectory."""
+
+    def digest_files(self, paths: Sequence[bytes], algorithm: str, *, drop_cache: bool) -> None:
+        """See ReadableDirectory. The bank knows digests of chunks alone: the caller reads."""
 
     def list_names(self, path: bytes) -> list[tuple[bytes, bool]]:
         """See ReadableDirectory."""
@@ -225,6 +240,12 @@ class CheckpointFile:
     def xattrs(self) -> dict[bytes, bytes]:
         """See ReadableFile."""
         return dict(self._xattrs)
+
+    def given_digest(self) -> None:
+        """See ReadableFile."""
+
+    def digest_prefix(self, end: int) -> None:
+        """See ReadableFile."""
 
     def drop_cache(self) -> None:
         """See ReadableFile: chunks are checked when they are read, from wherever they come."""
