@@ -5,13 +5,21 @@ They are let through, counted and logged as the node's own are; they read their 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from starlette.requests import Request
 from starlette.routing import Match, Route
 
+from holdfast.files.http.problems import PROBLEM_MEDIA_TYPE
 from holdfast.model.access import Permission
 
 Json = Mapping[str, object]
+
+_REFUSALS: Final = {
+    "401": "Who asks is not known.",
+    "403": "Who asks may not.",
+    "405": "The path has no such method.",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +55,27 @@ class Mounted:
         """Return the description of a node's own routes with these added."""
         paths, schemas = _member(own, "paths"), _member(_member(own, "components"), "schemas")
         for each in self.descriptions:
-            paths |= _member(each, "paths")
+            paths |= {path: _guarded(place) for path, place in _member(each, "paths").items()}
             schemas |= _member(_member(each, "components"), "schemas")
         components = _member(own, "components") | {"schemas": schemas}
         return dict(own) | {"paths": paths, "components": components}
+
+
+def _guarded(place: object) -> dict[str, object]:
+    """Return a path with what all mounted operations have in common."""
+    assert isinstance(place, Mapping)
+    schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    refusals = {
+        status: {"description": meaning, "content": {PROBLEM_MEDIA_TYPE: schema}}
+        for status, meaning in _REFUSALS.items()
+    }
+    guarded = dict(place)
+    for method, operation in place.items():
+        if method != "parameters":
+            security: list[dict[str, list[str]]] = [{}, {"token": []}]
+            responses = _member(operation, "responses") | refusals
+            guarded[method] = dict(operation) | {"responses": responses, "security": security}
+    return guarded
 
 
 def _member(document: Json, name: str) -> dict[str, object]:
