@@ -51,6 +51,12 @@ class Asker:
         await self._application(scope, receive, send)
         return sent[0]["status"], json.loads(sent[1]["body"])
 
+    async def start(self, path: str) -> tuple[int, Any]:
+        """Start a task once the one before, which has ended, has let go of its lock."""
+        while (answer := await self.ask("POST", path))[0] == 409:
+            await asyncio.sleep(0.02)
+        return answer
+
     async def finish(self, answer: tuple[int, Any]) -> dict[str, Any]:
         """Wait until the task of a 202 has ended and return its result."""
         assert answer[0] == 202, answer
@@ -102,7 +108,7 @@ async def test_protect_verify_restore_delete(asker: Asker, tmp_path: Path) -> No
 
 async def test_pages_go_on_where_the_one_before_ended(asker: Asker) -> None:
     for _ in range(5):
-        await asker.finish(await asker.ask("POST", "/plans/p/protect"))
+        await asker.finish(await asker.start("/plans/p/protect"))
     seen, cursor = [], ""
     while True:
         _, page = await asker.ask("GET", f"/checkpoints?limit=2{cursor}")

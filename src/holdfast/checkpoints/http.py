@@ -27,7 +27,7 @@ from holdfast.checkpoints.results import checkpoint_result, plan_result, schedul
 from holdfast.checkpoints.running import Manner
 from holdfast.checkpoints.scheduling import Scheduler
 from holdfast.checkpoints.service import Checkpoints
-from holdfast.errors import CapacityError, HoldfastError, InvalidRequestError
+from holdfast.errors import HoldfastError, InvalidRequestError, UnavailableError
 from holdfast.model.limits import KIB
 from holdfast.tasks.model import Task
 
@@ -172,7 +172,7 @@ class CheckpointRoutes:
     async def _start(self, work: Callable[[Manner], Task]) -> Response:
         """Have work done by a thread, and answer once its task is known."""
         if self._started_count >= WORKERS_MAX + WAITING_MAX:
-            raise CapacityError(
+            raise UnavailableError(
                 "too many operations are under way",
                 code="too-many-operations",
                 advice="wait until some have ended",

@@ -49,7 +49,6 @@ _STATUS_OF_CODE: Final = {
     "no-credentials": 401,
     "range-not-satisfiable": 416,
     "too-large": 413,
-    "too-many-operations": 503,
     "wrong-media-type": 415,
 }
 _PHRASES: Final = {413: "Request Entity Too Large", 416: "Requested Range Not Satisfiable"}
