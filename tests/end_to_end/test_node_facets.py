@@ -21,6 +21,7 @@ from holdfast.checkpoints.scheduling import ScheduledOperation, Scheduler
 from holdfast.server.checkpoints import open_checkpoints
 from holdfast.server.local import LocalServices
 from holdfast.server.volumes import open_volumes
+from tests.support.command import Completed, Holdfast
 from tests.support.heads import ask
 from tests.support.node_process import SOURCE, NodeProcess, is_running
 from tests.support.trees import make_tree, read_tree
@@ -128,11 +129,23 @@ def protect_verify_restore(node: NodeProcess, tmp_path: Path) -> str:
     finish(node, "/api/v1/plans/p/protect", {})
     (checkpoint,) = node.ask("GET", "/api/v1/checkpoints?plan=p").json["checkpoints"]
     path = f"/api/v1/checkpoints/{checkpoint['id']}"
-    finish(node, f"{path}/verify", {"depth": "digest"})
+    verified = command(node, "verify", checkpoint["id"], "--json")
+    assert (verified.exit, verified.json["verdict"]) == (0, "success"), verified
+    assert checkpoint["id"] in command(node, "list", "p").stdout
+    assert command(node, "verify", checkpoint["id"], "--budget", "1M").exit == 2
+    assert command(node, "plan").exit == 2
     target = {DIRECTORY: {"target": str(tmp_path / "out")}}
     finish(node, f"{path}/restore", {"parameters": target})
     assert read_tree(tmp_path / "out") == read_tree(tmp_path / "tree")
     return str(checkpoint["id"])
+
+
+def command(node: NodeProcess, *arguments: str) -> Completed:
+    """Run a command on the checkpoints of the node, elsewhere."""
+    holdfast = Holdfast(
+        state=node.directory / "elsewhere", environment={"HOLDFAST_TOKEN": node.token}
+    )
+    return holdfast("checkpoints", "--node", node.url, *arguments)
 
 
 def finish(node: NodeProcess, path: str, body: dict[str, Any]) -> None:

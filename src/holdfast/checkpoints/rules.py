@@ -301,6 +301,21 @@ def check_deletable(checkpoint: Checkpoint, now_ns: int) -> None:
         )
 
 
+def check_targets(keys: Sequence[str], parameters: Mapping[str, Mapping[str, object]]) -> None:
+    """Return if no two resources of these keys are to be restored into one place.
+
+    Raises:
+        InvalidRequestError: `ambiguous-target`.
+    """
+    for kind, given in parameters.items():
+        if "target" in given and sum(key.startswith(f"{kind}#") for key in keys) > 1:
+            raise InvalidRequestError(
+                "one target cannot hold several resources",
+                code="ambiguous-target",
+                advice="name one with --resource; see 'holdfast checkpoints show'",
+            )
+
+
 def check_restorable(checkpoint: Checkpoint, *, force: bool) -> None:
     """Return if a checkpoint may be restored.
 

@@ -31,6 +31,7 @@ from holdfast.checkpoints.rules import (
     Fate,
     check_deletable,
     check_restorable,
+    check_targets,
     plan_retention,
     plan_walk,
 )
@@ -205,11 +206,16 @@ class Checkpoints:
 
         Raises:
             StateError: `verification-failed` without force; `not-available`.
+            InvalidRequestError: `ambiguous-target`.
         """
         checkpoint = self.get(checkpoint_id)
         if not (force and checkpoint.manifest_digest):
             check_restorable(checkpoint, force=force)
         given = parameters or {}
+        keys = [
+            key for key in self.catalogue.resource_keys(checkpoint.id) if resource in (None, key)
+        ]
+        check_targets(keys, given)
 
         def work(context: TaskContext) -> Mapping[str, object]:
             from holdfast.checkpoints.restoring import RestoreRun

@@ -1,6 +1,6 @@
 """What the commands on checkpoints tell a person, and as JSON; from results and values."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from holdfast.cli import session
@@ -9,20 +9,47 @@ from holdfast.cli.output import format_bytes, format_count, print_json, printabl
 from holdfast.tasks.model import Task
 
 if TYPE_CHECKING:
-    from holdfast.checkpoints.model import Checkpoint, Plan
+    from holdfast.checkpoints.model import Plan
 
 
 def finish(
     task: "Task", code: Exit, lines: "Callable[[dict[str, Any]], list[str]]", *, json: bool
 ) -> int:
     """Print the end of a task in the one form or the other and return the exit code."""
-    result = dict(task.result or {})
+    return tell_end(task.id, task.state.value, dict(task.result or {}), (code, lines), json=json)
+
+
+def tell_end(
+    task_id: str,
+    state: str,
+    result: "dict[str, Any]",
+    end: "tuple[Exit, Callable[[dict[str, Any]], list[str]]]",
+    *,
+    json: bool,
+) -> int:
+    """As `finish`, of a task of any machine."""
+    code, lines = end
     if json:
-        print_json({"taskId": task.id, "state": task.state.value, **result, "exit": int(code)})
+        print_json({"taskId": task_id, "state": state, **result, "exit": int(code)})
     else:
         for line in lines(result):
             print(printable(line))
     return int(code)
+
+
+def protect_exit(result: "Mapping[str, Any]") -> Exit:
+    """Return how a protect that ended well is told by the exit code."""
+    return Exit.STATE if result.get("leftOutCount") or result.get("reasons") else Exit.DONE
+
+
+def verify_exit(result: "Mapping[str, Any]") -> Exit:
+    """The same of a verification."""
+    return Exit.DAMAGED if result.get("verdict") == "fail" else Exit.DONE
+
+
+def restore_exit(result: "Mapping[str, Any]") -> Exit:
+    """The same of a restore."""
+    return Exit.DAMAGED if result.get("reasons") else Exit.DONE
 
 
 def show_plans(plans: "list[Plan]", *, json: bool) -> None:
@@ -40,20 +67,33 @@ def show_plans(plans: "list[Plan]", *, json: bool) -> None:
             print(printable(f"          {resource.key}"))
 
 
-def checkpoint_line(checkpoint: "Checkpoint") -> str:
-    """Return a checkpoint as one line."""
-    from holdfast.checkpoints.results import time_text
-
-    verified = checkpoint.verified
+def checkpoint_line(told: "Mapping[str, Any]") -> str:
+    """Return a checkpoint, as checkpoint_result has it, as one line."""
+    verified = told["verified"]
     proof = "never verified"
     if verified is not None:
-        share = f", {verified.coverage_percent:.0f} %" if verified.coverage_percent < 100 else ""
-        proof = f"{verified.verdict} ({verified.depth}{share}) {time_text(verified.at_ns)}"
-    held = "  held" if checkpoint.is_protected else ""
+        coverage = verified["coveragePercent"]
+        share = f", {coverage:.0f} %" if coverage < 100 else ""
+        proof = f"{verified['verdict']} ({verified['depth']}{share}) {verified['at']}"
+    held = "  held" if told["protected"] else ""
     return (
-        f"{checkpoint.id}  {time_text(checkpoint.created_ns)}  {checkpoint.plan_name}  "
-        f"{checkpoint.state}  {format_bytes(checkpoint.total_bytes)}  {proof}{held}"
+        f"{told['id']}  {told['createdAt']}  {told['plan']}  "
+        f"{told['state']}  {format_bytes(told['totalBytes'])}  {proof}{held}"
     )
+
+
+def checkpoint_lines(told: "Mapping[str, Any]") -> "Iterator[str]":
+    """Tell a checkpoint, its resources, and what was left out."""
+    yield checkpoint_line(told)
+    if told["error"]:
+        yield f"  {told['error']}"
+    for record in told.get("body", {}).get("records", ()):
+        key = f"{record['resource']['type']}#{record['resource']['id']}"
+        yield f"  {key}  {record['status']}  {format_bytes(record['totalBytes'])}"
+        if record["reason"]:
+            yield f"    {record['reason']}"
+        for path, why in record["leftOut"]:
+            yield f"    not in it: {path} ({why})"
 
 
 def delete_lines(result: dict[str, Any]) -> list[str]:

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast.cli import checkpoint_report as report
+from holdfast.cli import checkpoints_at_node as at_node
 from holdfast.cli import schedules, session
 from holdfast.cli.arguments import parse_budget, parse_jobs, parse_retention, parse_size
+from holdfast.cli.at_node import Where
 from holdfast.cli.exits import Exit
-from holdfast.cli.options import Jobs, Json, Quiet, Rate
-from holdfast.cli.output import format_bytes, print_json, printable
+from holdfast.cli.options import Jobs, Json, Quiet, Rate, TokenFile
+from holdfast.cli.output import print_json, printable
 from holdfast.errors import InvalidRequestError
 from holdfast.server.local import LocalServices
 
@@ -46,6 +48,28 @@ BankUrl = Annotated[
     ),
 ]
 DIRECTORY_TYPE = "Holdfast::Directory"
+_AT_NODES = ("protect", "list", "show", "verify", "restore")
+
+
+@app.callback()
+def _at_node(
+    context: typer.Context,
+    *,
+    node: Annotated[
+        str, typer.Option("--node", metavar="URL", help="Have it done by this node, on its host.")
+    ] = "",
+    token_file: TokenFile = None,
+    ca: Annotated[
+        Path | None, typer.Option("--ca", metavar="FILE", help="Authority to trust, PEM.")
+    ] = None,
+) -> None:
+    if not node:
+        return
+    if context.invoked_subcommand not in _AT_NODES:
+        raise typer.BadParameter(f"a node does {', '.join(_AT_NODES)}; the rest, run on its host")
+    context.obj = Where(
+        node=node, host="", token_file=token_file, ca=ca, certificate=None, key=None
+    )
 
 
 @app.command()
@@ -112,6 +136,7 @@ def plan(
 
 @app.command()
 def protect(
+    context: typer.Context,
     name: PlanName,
     *,
     bwlimit: Rate = None,
@@ -120,13 +145,15 @@ def protect(
     quiet: Quiet = False,
 ) -> None:
     """Protect a plan's resources into a new checkpoint; interrupted, the same command goes on."""
+    if context.obj is not None:
+        others = {"--bwlimit": bwlimit, "--jobs": jobs}
+        at_node.protect(context.obj, name, others, json=json, quiet=quiet)
 
     def command(services: LocalServices) -> int:
         facet = _open(services)
         with _manner(services, bwlimit, jobs, json=json, quiet=quiet) as manner:
             task = facet.protect(name, manner)
-        result = task.result or {}
-        code = Exit.STATE if result["leftOutCount"] or result["reasons"] else Exit.DONE
+        code = report.protect_exit(task.result or {})
         return report.finish(task, code, report.protect_lines, json=json)
 
     session.run(command, json=json)
@@ -134,6 +161,7 @@ def protect(
 
 @app.command("list")
 def list_checkpoints(
+    context: typer.Context,
     name: Annotated[str | None, typer.Argument(metavar="[PLAN]", help="Only of this plan.")] = None,
     *,
     verdict: Annotated[
@@ -145,6 +173,9 @@ def list_checkpoints(
     json: Json = False,
 ) -> None:
     """List checkpoints, newest first, each with when and how deeply it was last proven."""
+    if context.obj is not None:
+        at_node.refuse({"--stale-days": stale_days})
+        at_node.list_checkpoints(context.obj, name, verdict, json=json)
 
     def command(services: LocalServices) -> int:
         from holdfast.checkpoints.model import Verdict
@@ -162,15 +193,17 @@ def list_checkpoints(
             if json:
                 session.print_line(checkpoint_result(each))
             else:
-                print(printable(report.checkpoint_line(each)))
+                print(printable(report.checkpoint_line(checkpoint_result(each))))
         return 0
 
     session.run(command, json=json)
 
 
 @app.command()
-def show(checkpoint: Id, *, json: Json = False) -> None:
+def show(context: typer.Context, checkpoint: Id, *, json: Json = False) -> None:
     """Show a checkpoint, its resources, and what was left out."""
+    if context.obj is not None:
+        at_node.show(context.obj, checkpoint, json=json)
 
     def command(services: LocalServices) -> int:
         from holdfast.checkpoints.manifest import encode_body
@@ -183,16 +216,8 @@ def show(checkpoint: Id, *, json: Json = False) -> None:
         if json:
             print_json(told)
             return 0
-        print(printable(report.checkpoint_line(found)))
-        if found.error:
-            print(printable(f"  {found.error}"))
-        for record in body.records if body else ():
-            size = format_bytes(record.total_bytes)
-            print(printable(f"  {record.resource.key}  {record.status}  {size}"))
-            if record.reason:
-                print(printable(f"    {record.reason}"))
-            for path, why in record.left_out:
-                print(printable(f"    not in it: {path} ({why})"))
+        for line in report.checkpoint_lines(told):
+            print(printable(line))
         return 0
 
     session.run(command, json=json)
@@ -200,6 +225,7 @@ def show(checkpoint: Id, *, json: Json = False) -> None:
 
 @app.command()
 def verify(
+    context: typer.Context,
     checkpoint: Annotated[
         str | None, typer.Argument(metavar="[CHECKPOINT]", help="Id, or its beginning.")
     ] = None,
@@ -225,6 +251,12 @@ def verify(
     quiet: Quiet = False,
 ) -> None:
     """Prove one checkpoint, those of a plan, or all of a bank; exits with 3 if any is bad."""
+    if context.obj is not None:
+        at_node.refuse({"--plan": plan_name, "--budget": budget, "--slice": slice_of})
+        at_node.refuse({"--skip-younger-days": skip_younger_days, "--bwlimit": bwlimit})
+        at_node.refuse({"--jobs": jobs})
+        request = {"depth": depth, "resource": resource}
+        at_node.verify(context.obj, checkpoint, request, json=json, quiet=quiet)
 
     def command(services: LocalServices) -> int:
         from holdfast.checkpoints.model import CheckpointState, Depth
@@ -247,16 +279,15 @@ def verify(
                 resource=resource,
                 budget=parse_budget(budget, slice_of, skip_younger_days),
             )
-        is_bad = (task.result or {}).get("verdict") == "fail"
-        return report.finish(
-            task, Exit.DAMAGED if is_bad else Exit.DONE, report.verify_lines, json=json
-        )
+        code = report.verify_exit(task.result or {})
+        return report.finish(task, code, report.verify_lines, json=json)
 
     session.run(command, json=json)
 
 
 @app.command()
 def restore(
+    context: typer.Context,
     checkpoint: Id,
     *,
     target: Annotated[
@@ -278,14 +309,18 @@ def restore(
 ) -> None:
     """Restore a checkpoint, every byte checked against its manifest, and leave a proof."""
 
+    given: dict[str, Any] = {"overwrite": overwrite}
+    if no_verify:
+        given["verify"] = "none"
+    if target is not None:
+        given["target"] = target
+    if context.obj is not None:
+        at_node.refuse({"--jobs": jobs})
+        request = {"parameters": {DIRECTORY_TYPE: given}, "resource": resource, "force": force}
+        at_node.restore(context.obj, checkpoint, request, json=json, quiet=quiet)
+
     def command(services: LocalServices) -> int:
         facet = _open(services)
-        given: dict[str, Any] = {"overwrite": overwrite}
-        if no_verify:
-            given["verify"] = "none"
-        if target is not None:
-            given["target"] = target
-            _check_single(facet, checkpoint, resource)
         with _manner(services, None, jobs, json=json, quiet=quiet) as manner:
             task = facet.restore(
                 checkpoint,
@@ -294,7 +329,7 @@ def restore(
                 resource=resource,
                 force=force,
             )
-        code = Exit.DAMAGED if (task.result or {}).get("reasons") else Exit.DONE
+        code = report.restore_exit(task.result or {})
         return report.finish(task, code, report.restore_lines, json=json)
 
     session.run(command, json=json)
@@ -307,9 +342,7 @@ def delete(checkpoint: Id, *, json: Json = False) -> None:
     def command(services: LocalServices) -> int:
         with _manner(services, None, None, json=json, quiet=True) as manner:
             task = _open(services).delete(checkpoint, manner)
-        return report.finish(
-            task, Exit.DONE, lambda result: [f"deleted   {result['checkpoint']}"], json=json
-        )
+        return report.finish(task, Exit.DONE, report.delete_lines, json=json)
 
     session.run(command, json=json)
 
@@ -334,7 +367,7 @@ def hold(
         if json:
             print_json(checkpoint_result(held))
         else:
-            print(printable(report.checkpoint_line(held)))
+            print(printable(report.checkpoint_line(checkpoint_result(held))))
         return 0
 
     session.run(command, json=json)
@@ -459,15 +492,6 @@ def _resource(text: str, exclude: list[str]) -> "Resource":
         kind, name = DIRECTORY_TYPE, str(Path(text).absolute())
     parameters = {"exclude": exclude} if exclude and kind == DIRECTORY_TYPE else {}
     return Resource(type=kind, id=name, parameters=parameters)
-
-
-def _check_single(facet: "Checkpoints", checkpoint: str, resource: str | None) -> None:
-    if resource is None and len(facet.catalogue.resource_keys(facet.get(checkpoint).id)) > 1:
-        raise InvalidRequestError(
-            "one target cannot hold several resources",
-            code="ambiguous-target",
-            advice="name one with --resource; see 'holdfast checkpoints show'",
-        )
 
 
 app.command()(schedules.schedule)

@@ -3,10 +3,7 @@
 Thin: parse, ask the node, tell. The library of HTTP is imported by the commands as they run.
 """
 
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,9 +11,10 @@ import typer
 
 from holdfast.cli import migration_report as report
 from holdfast.cli.arguments import parse_size
-from holdfast.cli.exits import Exit, exit_code
-from holdfast.cli.output import ProgressDisplay, print_json, report_error
-from holdfast.cli.tokens import TOKEN_VARIABLE, read_token
+from holdfast.cli.at_node import Command, Telling, Where, run_at_node
+from holdfast.cli.exits import Exit
+from holdfast.cli.output import ProgressDisplay, print_json
+from holdfast.cli.tokens import TOKEN_VARIABLE
 from holdfast.proof.statement import VerificationMode
 from holdfast.server.local import make_idempotency_key, system_clock
 
@@ -39,29 +37,6 @@ Rate = Annotated[
     str | None, typer.Option("--bwlimit", metavar="RATE", help="Bytes a second, such as 50M.")
 ]
 TaskName = Annotated[str, typer.Argument(metavar="TASK", help="A task id.")]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Where:
-    """The node the commands are about, and the right to use it."""
-
-    node: str
-    host: str
-    token_file: Path | None
-    ca: Path | None
-    certificate: Path | None
-    key: Path | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Telling:
-    """How a command tells what happens."""
-
-    json: bool
-    quiet: bool = False
-
-
-Command = Callable[["NodeClient"], Awaitable[int]]
 
 
 @app.callback()
@@ -327,26 +302,7 @@ def cancel(
 
 
 def _run(context: typer.Context, telling: Telling, command: Command) -> None:
-    """Run a command on the node and exit with its code; errors are told once, here."""
-    # Here, as in all of these modules: commands that do not wait start faster without it.
-    import asyncio
-
-    async def connected() -> int:
-        async with _client(context.obj) as client:
-            return await command(client)
-
-    try:
-        code = asyncio.run(connected())
-    except BrokenPipeError:
-        sys.stderr.close()
-        code = 141
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 the outermost loop
-        if isinstance(error, KeyboardInterrupt) and not telling.json:
-            print("holdfast: not waiting any more; the task goes on at the node", file=sys.stderr)
-        else:
-            report_error(error, json=telling.json)
-        code = int(exit_code(error))
-    raise SystemExit(code)
+    run_at_node(context.obj, telling, command)
 
 
 def _change(
@@ -363,23 +319,6 @@ def _change(
         return 0
 
     _run(context, telling, command)
-
-
-@asynccontextmanager
-async def _client(where: Where) -> AsyncIterator["NodeClient"]:
-    from holdfast.client.node import NodeClient
-    from holdfast.client.node_connection import NodeEndpoint
-
-    endpoint = NodeEndpoint(
-        url=where.node,
-        host=where.host,
-        token=read_token(where.token_file),
-        ca_file=where.ca,
-        certificate=where.certificate,
-        key=where.key,
-    )
-    async with NodeClient(endpoint) as client:
-        yield client
 
 
 async def _finish(client: "NodeClient", telling: Telling, task_id: str, *, detach: bool) -> int:

@@ -8,6 +8,7 @@ that it is never done twice.
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import quote
 
 from holdfast.client.node_connection import (
     BACKOFF_S,
@@ -20,6 +21,7 @@ from holdfast.client.node_connection import (
     odd_answer,
 )
 
+_CHECKPOINTS: Final = "/api/v1/checkpoints"
 _LIVE_MIGRATION: Final = "/api/v1/live-migration"
 _COPIES: Final = f"{_LIVE_MIGRATION}/data-copy-tasks"
 _VERIFICATIONS: Final = f"{_LIVE_MIGRATION}/files-verification-tasks"
@@ -56,6 +58,7 @@ class NodeClient:
         self.copies = NodeMigrations(self._connection, _COPIES)
         """Data copies."""
         self.verifications = NodeMigrations(self._connection, _VERIFICATIONS)
+        self.checkpoints = NodeCheckpoints(self._connection)
         self.tasks = NodeTasks(self._connection)
         """All of these and repairs, also those of other instances of the node."""
 
@@ -131,6 +134,43 @@ class NodeMigrations:
         query = _page_query(outcome=outcome, cursor=cursor, limit=limit)
         told = await self._connection.ask("GET", f"{self._route}/{task_id}/results", query=query)
         return _page(told, "entries")
+
+
+class NodeCheckpoints:
+    """The checkpoints of a node; what starts work must not be repeated, and is not."""
+
+    def __init__(self, connection: NodeConnection) -> None:
+        self._connection = connection
+
+    async def page(
+        self, *, plan: str = "", verdict: str = "", cursor: str = "", limit: int = 100
+    ) -> Page:
+        """Return a page of them, newest first."""
+        query = _page_query(plan=plan, verdict=verdict, cursor=cursor, limit=limit)
+        return _page(await self._connection.ask("GET", _CHECKPOINTS, query=query), "checkpoints")
+
+    async def show(self, checkpoint_id: str) -> Json:
+        """Return one, with what its manifest says."""
+        return await self._connection.ask("GET", f"{_CHECKPOINTS}/{quote(checkpoint_id, safe='')}")
+
+    async def protect(self, plan: str) -> StartedTask:
+        """Start to protect a plan."""
+        route = f"/api/v1/plans/{quote(plan, safe='')}/protect"
+        return _started(await self._connection.ask("POST", route, body={}))
+
+    async def verify(self, checkpoint_id: str, request: Mapping[str, object]) -> StartedTask:
+        """Start to verify one."""
+        return await self._start(checkpoint_id, "verify", request)
+
+    async def restore(self, checkpoint_id: str, request: Mapping[str, object]) -> StartedTask:
+        """Start to restore one, on the node's host."""
+        return await self._start(checkpoint_id, "restore", request)
+
+    async def _start(
+        self, checkpoint_id: str, work: str, request: Mapping[str, object]
+    ) -> StartedTask:
+        route = f"{_CHECKPOINTS}/{quote(checkpoint_id, safe='')}/{work}"
+        return _started(await self._connection.ask("POST", route, body=request))
 
 
 class NodeTasks:
