@@ -23,7 +23,7 @@ from holdfast.server.local import LocalServices
 from holdfast.server.volumes import open_volumes
 from tests.support.command import Completed, Holdfast
 from tests.support.heads import ask
-from tests.support.node_process import SOURCE, NodeProcess, is_running
+from tests.support.node_process import SOURCE, NodeProcess, child_named, is_running
 from tests.support.trees import make_tree, read_tree
 from tests.support.volumes import need, run
 
@@ -34,8 +34,8 @@ TOKENS = {"operator": "copy,verify,read", "prover": "verify", "viewer": "read"}
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Iterator[NodeProcess]:
-    """A node, started, with the volume `db`, and the plan `p` on which nothing is due."""
+def state(tmp_path: Path) -> Path:
+    """A state directory with the volume `db`, and the plan `p` on which nothing is due."""
     need("nbdinfo")
     state = tmp_path / "node" / "state"
     asyncio.run(open_volumes(state).create("db", 8 * MIB, "general"))
@@ -44,28 +44,33 @@ def node(tmp_path: Path) -> Iterator[NodeProcess]:
     tree = Resource(type=DIRECTORY, id=str(make_tree(tmp_path / "tree", files=30)))
     facet.make_plan("p", str(tmp_path / "bank"), [tree], retention=Retention())
     Scheduler(facet).add("p", ScheduledOperation.PROTECT, "0 0 1 1 *", {})
+    return state
+
+
+@pytest.fixture
+def node(state: Path, tmp_path: Path) -> Iterator[NodeProcess]:
+    """A node, not started."""
     tokens = tmp_path / "tokens"
-    tokens.write_text(
-        "".join(
-            f"{n} {p} sha256:{hashlib.sha256(n.encode()).hexdigest()}\n" for n, p in TOKENS.items()
-        )
-    )
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in TOKENS}
+    lines = [f"{name} {held} sha256:{digests[name]}\n" for name, held in TOKENS.items()]
+    tokens.write_text("".join(lines))
     tokens.chmod(0o600)
     node = NodeProcess(
         name=SOURCE,
-        directory=tmp_path / "node",
+        directory=state.parent,
         token="operator",
         more=f'[access]\ntoken_file = "{tokens}"\n[checkpoints]\nenabled = true\n'
         '[volumes]\nenabled = true\nserve = ["all"]\n[volumes.listen]\ndb = "127.0.0.1:0"\n',
     )
     try:
-        node.start()
         yield node
     finally:
-        node.stop(signal.SIGKILL)
+        if node.process is not None:
+            node.stop(signal.SIGKILL)
 
 
 def test_node_serves_volumes_and_checkpoints(node: NodeProcess, tmp_path: Path) -> None:
+    node.start()
     wait_until_ready(node)
     served = node.ask("GET", VOLUME).json["serving"]
     for uri in served["listening"]:
@@ -102,6 +107,38 @@ def test_node_serves_volumes_and_checkpoints(node: NodeProcess, tmp_path: Path) 
     node.start()
     wait_until_ready(node)
     assert data_process(node) != process_id
+
+
+@pytest.mark.slow
+def test_killed_node_goes_on_with_a_protect_and_runs_what_is_due(
+    node: NodeProcess, state: Path, tmp_path: Path
+) -> None:
+    facet = open_checkpoints(LocalServices(state))
+    (row,) = facet.catalogue.schedules.rows()
+    facet.catalogue.schedules.put({**row, "next_ns": 1})
+    node.start()
+    ran = wait_for(
+        lambda: node.ask("GET", "/api/v1/schedules").json["schedules"][0],
+        lambda schedule: schedule["lastResult"] != "",
+    )
+    assert ran["lastResult"] == "success"
+
+    for number in range(64):
+        (tmp_path / "tree" / f"large-{number}").write_bytes(os.urandom(4 * MIB))
+    started = node.ask("POST", "/api/v1/plans/p/protect", {}).json["taskId"]
+    node.wait_for(started, lambda task: task["state"] == "running" and bool(task["stage"]))
+    node.stop(signal.SIGKILL)
+    node.start()
+    ended = node.wait_until_ended(started)
+    assert (ended["state"], ended["attempt"]) == ("completed", 2), ended
+    made = node.ask("GET", "/api/v1/checkpoints?plan=p&state=available").json["checkpoints"]
+    assert len(made) == 2
+
+    scheduler = child_named(node, "holdfast.server.node_scheduler")
+    os.kill(scheduler, signal.SIGKILL)
+    refused = wait_for(lambda: node.ask("GET", "/readyz"), lambda answer: answer.status == 503)
+    assert refused.json["code"] == "scheduler-down"
+    wait_until_ready(node)
 
 
 def check_access(node: NodeProcess) -> None:

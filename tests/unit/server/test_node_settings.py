@@ -47,6 +47,14 @@ def with_table(table: str, lines: str) -> str:
     return GOOD.replace(f"[{table}]\n", f"[{table}]\n{lines}\n")
 
 
+def test_volumes_lie_and_listen_where_it_was_said() -> None:
+    volumes = '[volumes]\nserve = ["db"]\n[volumes.listen]\ndb = "0.0.0.0:10809"\n'
+    settings = parse_node_settings(GOOD + TLS + volumes)
+    assert settings.volumes.listen == {"db": ("0.0.0.0", 10809)}
+    assert settings.volumes_state == Path("/state")
+    assert parse_node_settings(GOOD + '[volumes]\nstate = "/v"').volumes_state == Path("/v")
+
+
 def test_settings_are_a_tree_of_what_was_written() -> None:
     settings = parse_node_settings(GOOD)
     assert settings.identity.names == ("target.example", "10.0.0.2")
@@ -79,6 +87,13 @@ def test_settings_are_a_tree_of_what_was_written() -> None:
         (with_table("listen", "allow_plain = 1"), "listen.allow_plain"),
         (with_table("listen", 'address = "a\\u0000b"'), "listen.address"),
         (with_table("node", 'log_level = "loud"'), "node.log_level"),
+        (GOOD + '[volumes]\nserve = ["a/b"]\n', "volumes.serve"),
+        (GOOD + '[volumes]\nserve = ["all", "db"]\n', "volumes.serve"),
+        (GOOD + '[volumes]\nstate = "here"\n', "volumes.state"),
+        (GOOD + '[volumes.listen]\n"a/b" = "127.0.0.1:1"\n', "volumes.listen.a/b"),
+        (GOOD + "[volumes.listen]\ndb = 10809\n", "volumes.listen.db"),
+        (GOOD + '[volumes.listen]\ndb = "0.0.0.0:10809"\n', "volumes.listen.db"),
+        (GOOD + "[checkpoints]\nenabled = 1\n", "checkpoints.enabled"),
         (GOOD.replace('state = "/state"', 'state = "state"'), "node.state"),
         (GOOD.replace('"Target.example", ', ""), "instances.main.hosts"),
         (GOOD.replace("names = [", "names = [3, "), "node.names"),
