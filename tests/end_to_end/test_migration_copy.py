@@ -285,6 +285,29 @@ def test_a_source_that_leaves_its_workers_is_waited_for(migration: Migration) ->
     assert_equal(migration)
 
 
+def test_another_tree_in_the_sources_place_ends_the_copy(migration: Migration) -> None:
+    """R3: between two passes or two attempts; nothing of it arrives, a new task may take it."""
+
+    def swap(_: Migration, times: int) -> None:
+        if times == 1:
+            os.rename(migration.source(), migration.place / "was")
+            write(migration.source() / "stranger", b"s")
+            raise KeyboardInterrupt
+
+    migration.on_open = swap
+    with pytest.raises(KeyboardInterrupt):
+        migration.copy()
+    with pytest.raises(ConflictError) as caught:
+        migration.copy()
+    assert caught.value.code == "source-replaced"
+    assert "data/0" in caught.value.message
+    assert not (migration.target() / "stranger").exists()
+    assert (migration.target() / "ks/t-0/f3").exists()
+
+    migration.copy(replace(COPY, delete_limit=DeleteLimit(percent=100.0)))
+    assert_equal(migration)
+
+
 @pytest.mark.slow
 def test_a_source_that_stays_away_is_given_up(migration: Migration) -> None:
     """R3."""

@@ -28,18 +28,16 @@ from holdfast.files.migration.opening import (
     Opening,
     refuse_completed,
 )
+from holdfast.files.migration.outages import Outages
 from holdfast.files.migration.requests import spell_algorithm
 from holdfast.files.migration.rules import (
-    OUTAGE_S_MAX,
     Again,
     GiveUp,
     Judgement,
     Succeeded,
-    back_off_s,
     check_migration_deletions,
     decide_next,
     is_curable,
-    is_outage,
     is_success,
     judge_plans,
     making_count,
@@ -103,6 +101,7 @@ class CopyPasses:
         """Of the last pass, by the wall clock."""
         self._trend: dict[str, object] | None = None
         self._telling = Telling(context, surroundings.clock, self._names, self._compose)
+        self._outages = Outages(self._telling, surroundings.clock, surroundings.entropy)
         self._result: dict[str, object] = {}
 
     def run(self) -> Mapping[str, object]:
@@ -114,13 +113,13 @@ class CopyPasses:
         while True:
             self._now = Iteration(iteration=len(self._ended))
             self._run_pass()
-            match decide_next(self._ended, self._request.max_iterations, self._draw()):
+            match decide_next(self._ended, self._request.max_iterations, self._outages.draw()):
                 case Succeeded():
                     return self._result | self._verify()
                 case GiveUp():
                     raise self._passes_failed()
                 case Again(after_s=after_s):
-                    self._wait(after_s)
+                    self._outages.wait(after_s)
 
     def _compose(self) -> Mapping[str, object]:
         passes = self._ended if self._now in self._ended else [*self._ended, self._now]
@@ -137,7 +136,6 @@ class CopyPasses:
 
     def _run_pass(self) -> None:
         """Make a pass, waiting for a source that is away; it ends in an end state."""
-        away_since_ns, outages = None, 0
         while True:
             try:
                 self._pass()
@@ -145,24 +143,19 @@ class CopyPasses:
                 self._end(IterationState.CANCELLED)
                 raise
             except HoldfastError as error:
-                now_ns = self._clock.monotonic_ns()
-                if away_since_ns is None or self._now.bytes_downloaded:
-                    away_since_ns, outages = now_ns, 0
-                outages += 1
-                if is_outage(error) and now_ns - away_since_ns < OUTAGE_S_MAX * 1e9:
-                    self._start_again(error, outages)
+                heard = self._now.bytes_downloaded > 0
+                if self._outages.is_worth_waiting(error, was_heard=heard):
+                    self._begin_anew(error)
                     continue
                 self._end(IterationState.FAILED, error.message)
                 if not is_curable(error):
                     raise
             return
 
-    def _start_again(self, error: HoldfastError, outages: int) -> None:
+    def _begin_anew(self, error: HoldfastError) -> None:
         self._now = Iteration(iteration=len(self._ended), reason=error.message)
-        self._context.event("source-away", **error.as_problem())
         try:
-            self._telling.now()
-            self._wait(back_off_s(outages, self._draw()))
+            self._outages.sit_out(error)
         except CancelledError:
             self._end(IterationState.CANCELLED)
             raise
@@ -175,6 +168,8 @@ class CopyPasses:
         with self._opening.all(
             self._telling.of_directories, lambda path: Ledger(path, algorithm)
         ) as opened:
+            for each in opened:
+                each.recognise_source(self._context.task.id)
             self._to(replace(self._now, state=IterationState.CLEANING))
             planned = [self._plan(each) for each in opened]
             plans = [plan for plan, _ in planned]
@@ -387,16 +382,6 @@ class CopyPasses:
             copy_began_ns=self._began_ns,
         )
         return {"verification": run.run()}
-
-    def _wait(self, duration_s: float) -> None:
-        """Wait; raises CancelledError soon after somebody asked to stop."""
-        while duration_s > 0:
-            self._clock.sleep(min(duration_s, 0.5))
-            duration_s -= 0.5
-            self._telling.now()
-
-    def _draw(self) -> float:
-        return int.from_bytes(self._in.entropy.random_bytes(4), "big") / 2**32
 
     def _passes_failed(self) -> StateError:
         last = self._ended[-1]
