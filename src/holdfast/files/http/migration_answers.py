@@ -204,15 +204,16 @@ class MigrationAnswers:
         instance = instance_of(self._services, call.host)
         outcome, cursor = call.query.get("outcome"), call.query.get("cursor")
         if call.accepts(NDJSON):
-            permit = self._streams.take()
+            permit = self._streams.take(call.address)
             lines = _result_lines(self._services, instance, task, outcome, cursor)
-            return await PiecewiseResponse(
+            permit.answering = answer = PiecewiseResponse(
                 lines,
                 None,
                 headers={"content-type": NDJSON},
                 on_end=permit.release,
                 send_timeout_s=self._services.client_timeout_s,
-            ).begin()
+            )
+            return await answer.begin()
         page = await asyncio.to_thread(
             results_page,
             self._services.state,
