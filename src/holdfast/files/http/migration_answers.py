@@ -193,7 +193,7 @@ class MigrationAnswers:
     async def _cancel(self, call: Call, kind: MigrationKind) -> Response:
         task = await self._find(call, kind)
         try:
-            task = await asyncio.to_thread(self._services.journal.request_cancel, task.id)
+            task = await asyncio.to_thread(self._services.cancel, task.id)
         except StateError:
             # It has ended meanwhile, or before: Sidecar answers with how.
             task = await self._find(call, kind)
