@@ -27,7 +27,7 @@ def send(connection: socket.socket, tree: Path) -> None:
 
 def send_tar(connection: socket.socket, tree: Path) -> None:
     """Send the tree as tar writes it."""
-    subprocess.run(["tar", "-C", tree, "-cf", "-", "."], stdout=connection, check=True)
+    subprocess.run(["tar", "-C", tree, "-cf", "-", "."], stdout=connection.fileno(), check=True)
 
 
 def receive(connection: socket.socket, target: Path) -> None:
