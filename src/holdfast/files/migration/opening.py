@@ -1,7 +1,7 @@
 """The directories of an instance and their source, opened for one pass."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from holdfast.files.ledger import Ledger
 from holdfast.files.migration.exclusions import exclusions_of, kept_patterns
 from holdfast.files.migration.latch import Latch
 from holdfast.files.migration.model import Instance, InstanceDirectory, LatchState, SourcePeer
+from holdfast.files.model import Finding
 from holdfast.files.pair import Manner, Means, Pair, ledger_path
 from holdfast.files.watching import TaskWatch
 from holdfast.model.ids import TaskId
@@ -43,6 +44,11 @@ class OpenDirectory:
     target: Directory
     exclude: tuple[str, ...]
     """As they are told in a proof."""
+
+    def named(self, findings: Iterable[Finding]) -> list[Finding]:
+        """Return findings by their place in the instance."""
+        prefix = self.directory.name.encode() + b"/"
+        return [found._replace(path=prefix + found.path) for found in findings]
 
     def recognise_source(self, task_id: TaskId) -> None:
         """Keep which tree the source is, or compare it with what this task kept before.

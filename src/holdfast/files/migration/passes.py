@@ -31,6 +31,7 @@ from holdfast.files.migration.opening import (
 from holdfast.files.migration.outages import Outages
 from holdfast.files.migration.requests import spell_algorithm
 from holdfast.files.migration.rules import (
+    MAKING,
     Again,
     GiveUp,
     Judgement,
@@ -61,7 +62,7 @@ from holdfast.files.model import (
 from holdfast.files.results import FINDINGS_MAX, findings_result, plain, plain_object
 from holdfast.files.rules import trend_of
 from holdfast.files.side_directory import partial_bytes
-from holdfast.model.tree import ROOT_PATH
+from holdfast.model.tree import ROOT_PATH, display_path
 from holdfast.proof.statement import VerificationMode
 from holdfast.tasks.runner import TaskContext
 
@@ -206,7 +207,7 @@ class CopyPasses:
                 left = sum(making_count(plan.counts) for plan in plans)
                 self._end(IterationState.SUCCESS, f"{left} entries are left for a later copy")
             case Judgement.OVER:
-                self._end(IterationState.FAILED, "something is missing and no pass is left")
+                self._end(IterationState.FAILED, _missing(opened))
             case Judgement.UNLISTED:
                 self._end(IterationState.FAILED, _unlisted(findings))
             case Judgement.EQUAL:
@@ -215,7 +216,7 @@ class CopyPasses:
                 done = is_success(reports) and not self._now.deletions_withheld
                 self._end(
                     IterationState.SUCCESS if done else _end_of(reports, findings),
-                    "" if done else _why(reports, findings),
+                    "" if done else _why(opened, reports, findings),
                 )
             case Judgement.DOWNLOAD:
                 self._download(opened, plans, findings)
@@ -236,7 +237,7 @@ class CopyPasses:
             )
         )
         reports = self._carry_out(opened, plans)
-        self._end(_end_of(reports, findings), _why(reports, findings))
+        self._end(_end_of(reports, findings), _why(opened, reports, findings))
 
     def _plan(self, opened: OpenDirectory) -> tuple[PlanSummary, list[Finding]]:
         """Plan one directory, on the ledger that this task takes over by it."""
@@ -252,7 +253,8 @@ class CopyPasses:
         def on_progress(entries: int, size_bytes: int) -> None:
             watch.progress(entries_done=entries, bytes_done=size_bytes)
 
-        return pair.plan(options, on_progress)
+        summary, findings = pair.plan(options, on_progress)
+        return summary, opened.named(findings)
 
     def _check_room(self, opened: list[OpenDirectory], plans: list[PlanSummary]) -> None:
         """Raise CapacityError (`disk-would-fill`) where a file system lacks room for all of it."""
@@ -358,7 +360,7 @@ class CopyPasses:
     ) -> None:
         found = list(findings)
         for each in opened:
-            found += each.pair.ledger.plan.findings(FINDINGS_MAX)
+            found += each.named(each.pair.ledger.plan.findings(FINDINGS_MAX))
         self._result = {
             "plans": {name: plain(plan) for name, plan in zip(self._names, plans, strict=True)},
             "findings": findings_result(found),
@@ -403,11 +405,33 @@ def _end_of(reports: Sequence[CopyReport], findings: Sequence[Finding]) -> Itera
     return IterationState.FAILED if failed or findings else IterationState.DOWNLOAD_COMPLETE
 
 
-def _why(reports: Sequence[CopyReport], findings: Sequence[Finding]) -> str:
+def _why(
+    opened: Sequence[OpenDirectory], reports: Sequence[CopyReport], findings: Sequence[Finding]
+) -> str:
     failed = sum(report.counts.get(CopyOutcome.FAILED, 0) for report in reports)
-    reasons = [f"{failed} entries failed"] if failed else []
-    return ", ".join(reasons + ([_unlisted(findings)] if findings else []))
+    reasons = []
+    if failed:
+        first = next(
+            found
+            for each in opened
+            for found in each.named(each.pair.ledger.plan.findings(1, CopyOutcome.FAILED))
+        )
+        reasons.append(f"{failed} entries failed, the first: {_told(first)}")
+    return "; ".join(reasons + ([_unlisted(findings)] if findings else []))
+
+
+def _missing(opened: Sequence[OpenDirectory]) -> str:
+    first = next(
+        f"{each.directory.name}/{display_path(item.path)}"
+        for each in opened
+        for item in each.pair.ledger.plan.open_items(*MAKING)
+    )
+    return f"entries are missing or have changed, the first: {first}; no pass is left for them"
 
 
 def _unlisted(findings: Sequence[Finding]) -> str:
-    return f"{len(findings)} parts could not be listed, the first: {findings[0].detail}"
+    return f"{len(findings)} parts could not be listed, the first: {_told(findings[0])}"
+
+
+def _told(finding: Finding) -> str:
+    return f"{display_path(finding.path)}: {finding.detail}"

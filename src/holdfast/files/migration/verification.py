@@ -212,9 +212,7 @@ class VerificationRun:
 
     def _take_findings(self, opened: list[OpenDirectory]) -> None:
         for each in opened:
-            found = each.pair.ledger.entries.findings(FINDINGS_MAX)
-            prefix = each.directory.name.encode() + b"/"
-            self._findings += [finding._replace(path=prefix + finding.path) for finding in found]
+            self._findings += each.named(each.pair.ledger.entries.findings(FINDINGS_MAX))
 
 
 def _expected(opened: OpenDirectory) -> tuple[int, int]:
