@@ -199,11 +199,13 @@ class ReadableDirectory(Protocol):
         """Take the hint that these directories will be listed next, before those hinted earlier."""
         ...
 
+    def expect_metadata(self, paths: Sequence[bytes]) -> None:
+        """Take the hint that these, and none told before, get `stat` and `xattrs` next, once."""
+
     def expect(self, files: Sequence[ExpectedFile], algorithm: str) -> None:
         """Take the hint that these files, and none told before, will be read next in this order.
 
-        Where bytes travel, the other side digests with this algorithm what it sends: see
-        SmallFile.digest and ReadableFile.given_digest.
+        Where bytes travel, the other side digests what it sends: SmallFile.digest, given_digest.
         """
         ...
 
@@ -425,9 +427,8 @@ class Workers(Protocol[ItemT, ResultT]):
     def run(self, items: Iterable[ItemT], on_idle: Callable[[], None]) -> Iterator[ResultT]:
         """Yield a result for each item, in any order, drawing items only as workers are free.
 
-        Args:
-            items: Drawn lazily; never more than twice as many as there are workers ahead.
-            on_idle: Called about ten times a second while waiting.
+        Never more than twice as many items are ahead as there are workers. `on_idle` is called
+        about ten times a second while waiting.
         """
         ...
 
