@@ -108,7 +108,7 @@ def test_metadata_trouble_stops_before_digests(migration: Migration) -> None:
         "data/0/ks/extra": "missing-at-source",
         "data/0/ks/t0/f2": "missing-at-target",
         "data/0/ks/t0/f4": "metadata-differs",
-        "data/0/ks/t0/f6": "digest-differs",
+        "data/0/ks/t0/f6": "metadata-differs",
     }
 
     task = migration.verify(replace(VERIFICATION, continue_on_metadata_mismatch=True))

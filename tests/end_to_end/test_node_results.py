@@ -50,9 +50,9 @@ def test_results_are_paged_filtered_and_streamed_alike(tmp_path: Path) -> None:
         assert paged == entries
 
         outcomes = {_raw_path(entry): entry["outcome"] for entry in entries}
-        assert outcomes.pop(b"z") == "digest-differs"
+        assert outcomes.pop(b"z") == "metadata-differs"
         assert set(outcomes.values()) == {"matched"}
-        (found,) = target.ask("GET", f"{url}?outcome=digest-differs").json["entries"]
+        (found,) = target.ask("GET", f"{url}?outcome=metadata-differs").json["entries"]
         assert found["path"] == "z"
         assert found["reason"]
 
