@@ -5,6 +5,7 @@ documentation alone, and lies in one way at a time. Around the target lies a tre
 times are compared afterwards; the error must name the entry.
 """
 
+import contextlib
 import itertools
 import os
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from holdfast.errors import HoldfastError, StateError
+from holdfast.files.model import DeleteLimit
 from holdfast.stores.nodes.connection import NodeAddress
 from holdfast.stores.nodes.directory import open_node_directory
 from holdfast.tasks.model import Task
@@ -45,7 +47,8 @@ from tests.support.hostile_stream import (
     state,
 )
 from tests.support.migrations import COPY, Migration
-from tests.support.stream import EXPORT
+from tests.support.stream import EXPORT, StreamServer
+from tests.support.swapping import swapping
 from tests.support.trees import Entry, make_tree, pattern, read_tree, write
 
 GOOD = {b"a": b"first", b"z/y": b"last"}
@@ -329,3 +332,53 @@ def test_lies_about_a_file(bench: Bench, node: Node, hook: Hook) -> None:
         told = outcome.message
         assert "data/0/bad/file" in told
         assert GOOD.items() <= arrived.items()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_symlinks_swapped_in_while_it_runs(bench: Bench, side: str) -> None:
+    """Directories become symlinks to the canary and back, all the time: on either side.
+
+    Nothing comes from there and nothing goes there; once that is over, a copy makes all equal.
+    """
+    migration = bench.migration
+    tree = make_tree(migration.source(), files=300)
+    (bench.canary / "d1").mkdir(exist_ok=True)
+    for name in ("f0001", "secret"):
+        write(bench.canary / "d1" / name, "of the canary")
+    found = bench.canary.stat()
+    bench.before, bench.times = read_tree(bench.canary), (found.st_mtime_ns, found.st_ctime_ns)
+    secret = bench.before[b"d1/secret"].content
+    links = migration.place / "staging" / "links"
+    links.mkdir(parents=True)
+    (links / "d1").symlink_to(bench.canary / "d1")
+    server = StreamServer(os.fsencode(tree)).start()
+    migration.sources = lambda _: [server.open()]
+    migration.copy()
+    root = migration.source() if side == "source" else migration.target()
+    try:
+        with swapping(root / "d1", links / "d1", pause_s=0.0005):
+            for number in range(8):
+                for file in (tree / "d0").iterdir():
+                    file.write_bytes(pattern(100 + number, number))
+                if side == "target":
+                    write(tree / "d1" / "f0004", pattern(200 + number, number))
+                with contextlib.suppress(HoldfastError):
+                    migration.copy(replace(COPY, max_iterations=1))
+                contents = {
+                    entry.content for entry in read_tree(migration.target() / "d0").values()
+                }
+                assert secret not in contents
+        bench.check_canary()
+    finally:
+        server.stop()
+    if (root / "d1").is_symlink():
+        os.unlink(root / "d1")
+        os.rename(links / "d1", root / "d1")
+    again = StreamServer(os.fsencode(tree)).start()
+    migration.sources = lambda _: [again.open()]
+    try:
+        migration.copy(replace(COPY, max_iterations=5, delete_limit=DeleteLimit(percent=100.0)))
+    finally:
+        again.stop()
+    assert read_tree(migration.target()) == read_tree(tree)

@@ -20,7 +20,7 @@ from tests.support.node_process import TASKS, VERIFICATIONS
 from tests.support.trees import pattern, read_tree, write
 
 MIB = 1 << 20
-LARGE_BYTES = 64 * MIB
+LARGE_BYTES = 40 * MIB
 SMALL_COUNT, SMALL_BYTES = 6000, 6000
 RATE_BYTES_PER_S = 8 * MIB
 WINDOW_BYTES = 8 * MIB
@@ -156,7 +156,7 @@ def test_lost_packets(hosts: Hosts) -> None:
 
 
 def test_a_narrow_link(hosts: Hosts) -> None:
-    size_bytes = 20 * MIB
+    size_bytes = 12 * MIB
     write(hosts.source.data / "large", pattern(size_bytes))
     hosts.source.host.cap("40mbit")
     began = time.monotonic()
@@ -166,17 +166,16 @@ def test_a_narrow_link(hosts: Hosts) -> None:
     took_s = time.monotonic() - began
     print("bytes/s", size_bytes / took_s)
     assert ended["state"] == "completed", ended
-    assert took_s > 0.9 * size_bytes / 5e6 / 1.0
+    assert took_s > 0.9 * size_bytes / 5e6
     check_proven(hosts)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_source_that_is_restarted(hosts: Hosts, number: signal.Signals) -> None:
+def test_a_source_that_is_restarted(hosts: Hosts) -> None:
     size_bytes = fill_large(hosts.source.data)
     received = hosts.target.host.received_bytes()
     task_id = start_slowly(hosts, size_bytes)
 
-    hosts.source.stop(number)
+    hosts.source.stop(signal.SIGKILL)
     time.sleep(3)
     hosts.source.start()
     ended = go_on(hosts.target, task_id)
@@ -259,3 +258,29 @@ def test_with_certificates(secured_hosts: Hosts) -> None:
     assert ended["state"] == "completed", ended
     assert hosts.target.host.received_bytes() - received < 1.15 * size_bytes + WINDOW_BYTES
     check_proven(hosts)
+
+
+def test_a_verification_across_an_outage(hosts: Hosts) -> None:
+    """The link is cut in the middle of it; and the source is away as another one begins."""
+    source, target = hosts.source, hosts.target
+    fill_small(source.data)
+    assert wait_long(target, target.start_copy())["state"] == "completed"
+    asked = {"maxConcurrency": 2, "digestAlgorithm": "MD5", "rateBytesPerSecond": 16 * MIB}
+    for cut in (block, None):
+        if cut is None:
+            source.stop(signal.SIGKILL)
+        answer = target.ask("POST", VERIFICATIONS, asked)
+        task_id = answer.json["taskId"]
+        if cut is not None:
+            target.wait_until_moving(task_id)
+            cut(hosts, True)
+        time.sleep(float(os.environ.get("HOLDFAST_TEST_OUTAGE_S", 12)))
+        assert target.task(task_id)["state"] == "running"
+        if cut is None:
+            source.start()
+        else:
+            cut(hosts, False)
+        ended = wait_long(target, task_id)
+        assert ended["state"] == "completed", (ended["error"], ended["detail"])
+        assert ended["detail"]["state"] == "COMPLETED", ended["detail"]
+        assert ended["detail"]["filesMatched"] == SMALL_COUNT
