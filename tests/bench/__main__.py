@@ -1,14 +1,16 @@
 """Runs workloads: `python -m tests.bench [WORKLOAD ...] [--rounds N] [--scale S] ...`.
 
 Contenders run alternately, A B C ... C B A, each on a target directory never used before, on the
-same file system. Many small files are deleted only at the end: on ext4, making files right after
-deleting as many costs several times as much.
+same file system. Many small files are deleted only after the last workload: on ext4, making files
+right after deleting as many costs several times as much.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -39,6 +41,9 @@ FILES_MANY = 1000
 class Bench:
     """Runs one workload in one place, below a directory of its own that `close` removes."""
 
+    _has_rested = False
+    """Whether ext4 was given time since anything but this program deleted many files."""
+
     def __init__(self, workload: Workload, place: Path, holdfast: str, scale: float) -> None:
         self.workload = workload
         self.dataset = workload.dataset.scaled(scale)
@@ -52,13 +57,18 @@ class Bench:
         """Remove everything made."""
         shutil.rmtree(self._work)
 
+    def is_kept(self) -> bool:
+        """Say whether its files are to stay until all workloads were run."""
+        return self.dataset.files_count >= FILES_MANY and self.workload.place is Place.DISK
+
     def run(self, rounds_count: int) -> list[Round]:
         """Return the samples of all rounds; contenders that cannot run are in `skipped`."""
         make_dataset(self.dataset, self._work / "source")
         self._prepare()
-        if self.dataset.files_count >= FILES_MANY and self.workload.place is Place.DISK:
+        if self.is_kept() and not Bench._has_rested:
             # For about half a minute ext4 walks over the inodes that others deleted before.
             time.sleep(INODES_REST_S)
+            Bench._has_rested = True
         rounds: list[Round] = []
         for index in range(rounds_count):
             samples: dict[str, Sample] = {}
@@ -144,20 +154,30 @@ class Bench:
             "WORK": str(self._work),
             "HOLDFAST": self._holdfast,
             "HOLDFAST_STATE": str(directory / "state"),
+            "RUN": str(directory),
             "SAMPLE": str(directory / "sample"),
+            "PORT": str(free_port()),
             "CORES": str(len(os.sched_getaffinity(0))),
         }
 
 
-def run_workload(workload: Workload, arguments: argparse.Namespace) -> Result:
-    """Run one workload and sum it up."""
+def free_port() -> int:
+    """Return a port of the loopback that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def run_workload(
+    workload: Workload, arguments: argparse.Namespace, cleaning: contextlib.ExitStack
+) -> Result:
+    """Run one workload and sum it up; what must not be deleted now is when `cleaning` ends."""
     directory = arguments.disk if workload.place is Place.DISK else arguments.memory
     directory.mkdir(parents=True, exist_ok=True)
     bench = Bench(workload, directory, arguments.holdfast, arguments.scale)
-    try:
+    with contextlib.ExitStack() as own:
+        (cleaning if bench.is_kept() else own).callback(bench.close)
         rounds = bench.run(arguments.rounds or workload.rounds_count)
-    finally:
-        bench.close()
     return _result(bench, directory, rounds)
 
 
@@ -206,13 +226,18 @@ def record(result: Result, section: str, document: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run what is asked for; return 1 if a goal was missed or a run failed."""
     arguments = parse_arguments(argv)
+    with contextlib.ExitStack() as cleaning:
+        return _run_all(arguments, cleaning)
+
+
+def _run_all(arguments: argparse.Namespace, cleaning: contextlib.ExitStack) -> int:
     machine = describe_machine()
     all_is_well = True
     for workload in WORKLOADS:
         if arguments.workload and workload.name not in arguments.workload:
             continue
         print(workload.name, file=sys.stderr)
-        result = run_workload(workload, arguments)
+        result = run_workload(workload, arguments, cleaning)
         section = as_markdown(result, machine)
         print(section)
         if arguments.json:

@@ -55,8 +55,9 @@ class Dataset:
 class Contender:
     """One way to do the work.
 
-    Its script is bash, with $SRC, $DST, $WORK (of the workload, shared), $HOLDFAST and $CORES, and
-    $SAMPLE, for scripts that measure themselves.
+    Its script is bash, with $SRC, $DST, $WORK (of the workload, shared), $RUN (its own, but for
+    rounds on one target), $PORT (free), $HOLDFAST and $CORES, and $SAMPLE, for scripts that measure
+    themselves.
     """
 
     name: str

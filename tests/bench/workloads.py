@@ -6,6 +6,7 @@ of the work itself is compared.
 """
 
 from tests.bench.model import Contender, Dataset, Place, Target, Workload
+from tests.bench.streams import from_node, stream_workloads
 from tests.bench.volumes import VOLUME_WORKLOADS
 
 MIB = 1 << 20
@@ -93,6 +94,11 @@ def _memory_workload(name: str, files_count: int) -> Workload:
         rounds_count=1,
         contenders=(
             COPY_VERIFIED,
+            *(
+                [from_node("holdfast from a node, both sides", "")]
+                if files_count <= 100_000
+                else []
+            ),
             _peer("rsync -a -W, sync, rsync -nac", RSYNC_VERIFIED),
         ),
     )
@@ -209,6 +215,7 @@ WORKLOADS = (
             ),
         ),
     ),
+    *stream_workloads(LARGE, SMALL, MANY),
     _verify_workload("verify-large", "verify 4 files of 512 MiB, both sides, cached", LARGE, 1),
     _verify_workload(
         "verify-small", "verify 20,000 files of 4 KiB, both sides, cached", SMALL, 500

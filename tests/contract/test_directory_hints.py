@@ -5,13 +5,17 @@ Method: the same small trees read with them, in order and out of it.
 """
 
 import hashlib
+import os
 
 import pytest
 
 from holdfast.errors import ConflictError, NotFoundError
 from holdfast.model.limits import MIB
+from holdfast.model.tree import FileKind, Metadata
 from holdfast.ports import Directory, ExpectedFile, FileDigest
 from holdfast.testing.trees import put_file
+
+METADATA = Metadata(mode=0o755, mtime_ns=1_500_000_000, uid=os.geteuid(), gid=os.getegid())
 
 
 def test_files_told_before_are_read_as_others(tree: Directory) -> None:
@@ -32,6 +36,24 @@ def test_files_told_before_are_read_as_others(tree: Directory) -> None:
         assert small.digest in (None, hashlib.sha256(name * 50).digest())
     with pytest.raises(NotFoundError):
         tree.read_small(b"f20", buffer)
+
+
+def test_metadata_told_before_is_that_of_now(tree: Directory) -> None:
+    """In order, with some left out, asked twice, never told, gone, or more than are asked ahead."""
+    names = [b"d%03d" % number for number in range(400)]
+    for name in names:
+        tree.make_directory(name)
+    tree.expect_metadata([*names, b"gone", b""])
+
+    for name in [*names[:5], *names[7:], b"d000", b"d006", b""]:
+        assert tree.stat(name).kind is FileKind.DIRECTORY
+        assert tree.xattrs(name) == {}
+    for ask in (tree.stat, tree.xattrs):
+        with pytest.raises(NotFoundError):
+            ask(b"gone")
+    tree.set_metadata(b"d003", FileKind.DIRECTORY, METADATA)
+    tree.expect_metadata([b"d003"])
+    assert tree.stat(b"d003").mtime_ns == METADATA.mtime_ns
 
 
 def test_sparse_and_larger_files_are_not_read_as_small(tree: Directory) -> None:

@@ -6,10 +6,13 @@ misbehave.
 """
 
 import base64
+import contextlib
 import hashlib
+import http.client
 import json
 import os
 import socket
+import time
 import tracemalloc
 from collections.abc import Iterator
 from functools import partial
@@ -33,7 +36,10 @@ from tests.support.node import (
     make_instance,
     running_node,
 )
+from tests.support.slow_clients import besieging, take_a_little
 
+SIEGE_ROUNDS = int(os.environ.get("HOLDFAST_SIEGE_ROUNDS", "2"))
+"""How often an honest client comes during an attack."""
 FILES = f"{LIVE_MIGRATION}/files"
 BIG = bytes(range(256)) * 8192
 HOSTILE_NAMES = (
@@ -360,6 +366,52 @@ def test_a_client_that_stands_still_loses_its_place(tmp_path: Path) -> None:
         client = _half_read(node, f"{FILES}/data/0/big")
         _wait_for_status(node, f"{FILES}/data/0/small", 200)
         client.close()
+
+
+def _patiently(node: ServedNode, path: str, within_s: float) -> bytes:
+    """GET from another address, coming again as Retry-After says."""
+    parts = urlsplit(node.url)
+    until = time.monotonic() + within_s
+    while True:
+        connection = http.client.HTTPConnection(
+            parts.hostname or "", parts.port, timeout=30, source_address=("127.0.0.2", 0)
+        )
+        with contextlib.closing(connection):
+            connection.request("GET", path, headers={"Host": SOURCE})
+            response = connection.getresponse()
+            body = response.read()
+        if response.status == 200:
+            return body
+        assert response.status == 503, body
+        assert time.monotonic() < until, "the honest client never got in"
+        time.sleep(float(response.headers["retry-after"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_dripping", [True, False])
+def test_while_all_permits_are_attacked_an_honest_client_gets_through(
+    tmp_path: Path, is_dripping: bool
+) -> None:
+    """Invariant 3 of permits.py: attackers take some bytes now and then, or none, and come back."""
+    with running_node(tmp_path, file_requests_max=3) as node:
+        write(node, b"huge", BIG * 64)
+        write(node, b"wanted", BIG * 4)
+        parts = urlsplit(node.url)
+        request = f"GET {FILES}/data/0/huge HTTP/1.1\r\nHost: {SOURCE}\r\n\r\n"
+        with besieging(
+            (parts.hostname or "", parts.port or 0),
+            clients=9,
+            opening=request.encode(),
+            attack=take_a_little if is_dripping else lambda _client: None,
+            buffer_bytes=4096,
+        ) as siege:
+            while node.application.file_permits.in_use < 3:
+                time.sleep(0.01)
+            for _ in range(SIEGE_ROUNDS):
+                assert _patiently(node, f"{FILES}/data/0/wanted", 20) == BIG * 4
+                digest = _patiently(node, f"{FILES}/data/0/wanted?digestAlgorithm=MD5", 20)
+                assert json.loads(digest)["digestAlgorithm"] == "MD5"
+        assert siege.connections >= 9
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path) -> None:

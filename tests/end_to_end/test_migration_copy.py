@@ -4,6 +4,7 @@ Method: real trees, ledgers and journal; the source is changed between passes, t
 Cites the invariants of files/migration/rules.py (R) and latch.py (L).
 """
 
+import itertools
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -285,6 +286,29 @@ def test_a_source_that_leaves_its_workers_is_waited_for(migration: Migration) ->
     assert_equal(migration)
 
 
+def test_another_tree_in_the_sources_place_ends_the_copy(migration: Migration) -> None:
+    """R3: between two passes or two attempts; nothing of it arrives, a new task may take it."""
+
+    def swap(_: Migration, times: int) -> None:
+        if times == 1:
+            os.rename(migration.source(), migration.place / "was")
+            write(migration.source() / "stranger", b"s")
+            raise KeyboardInterrupt
+
+    migration.on_open = swap
+    with pytest.raises(KeyboardInterrupt):
+        migration.copy()
+    with pytest.raises(ConflictError) as caught:
+        migration.copy()
+    assert caught.value.code == "source-replaced"
+    assert "data/0" in caught.value.message
+    assert not (migration.target() / "stranger").exists()
+    assert (migration.target() / "ks/t-0/f3").exists()
+
+    migration.copy(replace(COPY, delete_limit=DeleteLimit(percent=100.0)))
+    assert_equal(migration)
+
+
 @pytest.mark.slow
 def test_a_source_that_stays_away_is_given_up(migration: Migration) -> None:
     """R3."""
@@ -374,3 +398,36 @@ def test_results_are_paged_and_bound_to_their_task(migration: Migration) -> None
     with pytest.raises(StateError) as caught:
         results_page(migration.state, migration.instance, task, outcome=None, cursor=None, limit=3)
     assert caught.value.code == "results-replaced"
+
+
+class SteppingClock(QuickClock):
+    """A wall clock that somebody sets, hours back and days ahead, between any two looks at it."""
+
+    steps = itertools.cycle([0, -7200, 86_400, -86_400 * 30, 3600])
+
+    def now_ns(self) -> int:
+        """See Clock."""
+        return super().now_ns() + next(self.steps) * 10**9
+
+
+def test_steps_of_the_clock_lose_nothing(migration: Migration) -> None:
+    """Passes are measured by the monotonic clock; times of files are not taken from this one."""
+    migration.clock = SteppingClock()
+
+    def change(_: Migration, times: int) -> None:
+        if times in (1, 2):
+            write(migration.source() / "ks/t-0/f3", b"written again %d" % times)
+
+    migration.on_open = change
+    task = migration.copy(replace(COPY, verify=VerificationMode.FULL))
+
+    assert task.result is not None
+    verification = task.result["verification"]
+    assert isinstance(verification, dict)
+    assert verification["state"] == "COMPLETED"
+    assert_equal(migration)
+    for each in iterations(task):
+        for name in ("planningS", "copyingS"):
+            seconds = each[name]
+            assert isinstance(seconds, float)
+            assert 0 <= seconds < 60

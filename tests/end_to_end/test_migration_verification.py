@@ -6,12 +6,13 @@ with what was done to it.
 
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import xxhash
 
-from holdfast.errors import NotFoundError, StateError, StorageFailedError
+from holdfast.errors import NotFoundError, StateError, StorageFailedError, UnavailableError
 from holdfast.files.migration.model import VerificationRequest
 from holdfast.files.migration.opening import migration_ledger_path, open_ledger_as_it_is
 from holdfast.files.migration.results import results_page
@@ -19,6 +20,7 @@ from holdfast.proof.statement import VerificationMode
 from holdfast.stores.directories.posix import PosixReadableDirectory
 from holdfast.stores.directories.posix_file import PosixFile
 from holdfast.tasks.model import Task, TaskState
+from tests.support.clocks import QuickClock
 from tests.support.migrations import PEER, VERIFICATION, Migration
 from tests.support.trees import read_tree
 
@@ -106,7 +108,7 @@ def test_metadata_trouble_stops_before_digests(migration: Migration) -> None:
         "data/0/ks/extra": "missing-at-source",
         "data/0/ks/t0/f2": "missing-at-target",
         "data/0/ks/t0/f4": "metadata-differs",
-        "data/0/ks/t0/f6": "digest-differs",
+        "data/0/ks/t0/f6": "metadata-differs",
     }
 
     task = migration.verify(replace(VERIFICATION, continue_on_metadata_mismatch=True))
@@ -164,6 +166,70 @@ def test_a_file_that_cannot_be_read_counts_as_not_verified(migration: Migration)
     assert counters(task) == (0, 0, FILES + DIRECTORIES, 0, 0, 1, FILES - 1)
     assert task.detail["state"] == "FAILED"
     assert outcomes(migration, task, "failed") == {"data/0/ks/t0/f2": "failed"}
+
+
+class Leaving(PosixReadableDirectory):
+    """A tree that cannot be reached while a file stands, which it lets fall after some calls."""
+
+    def __init__(self, root: bytes, away: Path, calls: int) -> None:
+        super().__init__(root)
+        self._away = away
+        self._calls = calls
+
+    def open_file(self, path: bytes) -> PosixFile:
+        """See ReadableDirectory."""
+        self._calls -= 1
+        if self._calls < 0 and self._away.exists():
+            self._away.unlink()
+            raise UnavailableError("the line is cut", code="source-unreachable")
+        return super().open_file(path)
+
+
+@pytest.mark.parametrize("repairs", [False, True])
+def test_an_absent_source_is_waited_for(migration: Migration, repairs: bool) -> None:
+    """R3: at the opening and in the middle; what was counted before does not count twice."""
+    work = migration.verify
+    if repairs:
+        damaged = damage(migration)
+        found = migration.verify()
+        assert outcomes(migration, found, "digest-differs").keys() == {damaged}
+        work = partial(migration.repair, found)
+    away = migration.place / "away"
+    away.touch()
+    calls = 0 if repairs else 3
+    migration.sources = lambda made: [
+        Leaving(str(made.source(f"{kind}{index}")).encode(), away, calls)
+        for kind, index in made.names
+    ]
+    opened = migration.opened
+
+    def refuse(_: Migration, times: int) -> None:
+        if times < opened + 2:
+            raise UnavailableError("no way there", code="source-unreachable")
+
+    migration.on_open = refuse
+    task = work()
+
+    assert not away.exists()
+    assert task.result is not None
+    assert (task.state, task.result["state"]) == (TaskState.COMPLETED, "COMPLETED")
+    if not repairs:
+        assert counters(task) == (0, 0, FILES + DIRECTORIES, 0, 0, 0, FILES)
+        assert task.detail["reason"] == ""
+
+
+def test_a_source_that_stays_away_ends_a_verification(migration: Migration) -> None:
+    """R3."""
+
+    def refuse(_: Migration, _times: int) -> None:
+        raise UnavailableError("no way there", code="source-unreachable")
+
+    migration.on_open = refuse
+    with pytest.raises(UnavailableError):
+        migration.verify()
+    assert migration.last_task().detail["state"] == "FAILED"
+    assert isinstance(migration.clock, QuickClock)
+    assert migration.clock.slept_s > 60
 
 
 def test_incremental_trusts_what_cannot_have_changed(migration: Migration) -> None:

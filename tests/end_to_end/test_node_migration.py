@@ -116,6 +116,28 @@ def test_of_fifty_requests_at_once_one_is_admitted(pair: NodePair) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_after_a_cancellation_the_next_request_is_admitted_at_once(
+    pair: NodePair, is_ours: bool
+) -> None:
+    """Invariant 4 of node_tasks.py."""
+    target = pair.target
+    first = target.start_copy(rateBytesPerSecond=SLOW)
+    target.wait_until_moving(first)
+    if is_ours:
+        answer = target.ask("PATCH", f"{TASKS}/{first}", {"cancel": True})
+    else:
+        answer = target.ask("PATCH", f"{COPIES}/{first}")
+    assert answer.status == 200, answer
+    second = target.start_copy()
+    assert target.task(first)["state"] == "cancelled"
+    assert target.wait_until_ended(second)["state"] == "completed"
+    assert read_tree(target.data) == read_tree(pair.source.data)
+    codes = [line["code"] for line in target.log if line["event"] == "task process ended"]
+    assert codes[0] == 130, "the process was told by signal"
+
+
+@pytest.mark.slow
 def test_fifty_requests_of_one_key_are_one_task(pair: NodePair) -> None:
     request = {
         "maxIterations": 1,

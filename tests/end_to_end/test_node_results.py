@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.node_process import VERIFICATIONS, running_pair
+from tests.support.node_process import COPIES, VERIFICATIONS, running_pair
 
 NAMES = (b"a", b"b %?#", b"caf\xc3\xa9", b"\xff\xfe", b"new\nline", b"z")
 
@@ -23,7 +23,8 @@ def test_results_are_paged_filtered_and_streamed_alike(tmp_path: Path) -> None:
             with open(os.path.join(os.fsencode(pair.source.data), name), "wb") as stream:
                 stream.write(b"data of " + name)
         target = pair.target
-        assert target.wait_until_ended(target.start_copy())["state"] == "completed"
+        copy_id = target.start_copy()
+        assert target.wait_until_ended(copy_id)["state"] == "completed"
         (target.data / "z").write_bytes(b"something else")
         request = {"maxConcurrency": 2, "digestAlgorithm": "MD5"}
         started = target.ask(
@@ -36,8 +37,24 @@ def test_results_are_paged_filtered_and_streamed_alike(tmp_path: Path) -> None:
         url = f"{started['statusUrl']}/results"
 
         streamed = target.ask("GET", url, Accept="application/x-ndjson").body.splitlines()
-        entries = [json.loads(line) for line in streamed]
+        *entries, summary = [json.loads(line) for line in streamed]
         assert sorted(_raw_path(entry) for entry in entries) == sorted(NAMES)
+
+        told = summary["summary"]
+        assert told["outcomes"] == {"matched": len(NAMES) - 1, "metadata-differs": 1}
+        assert (told["entries"], told["cursorNext"]) == (len(NAMES), None)
+
+        first = target.ask("GET", f"{url}?limit=2", Accept="application/x-ndjson")
+        *some, summary = [json.loads(line) for line in first.body.splitlines()]
+        cursor = summary["summary"]["cursorNext"]
+        rest = target.ask("GET", f"{url}?cursor={cursor}", Accept="application/x-ndjson")
+        assert [*some, *map(json.loads, rest.body.splitlines()[:-1])] == entries
+        assert len(some) == 2
+
+        of_copy = target.ask("GET", f"{COPIES}/{copy_id}/results", Accept="application/x-ndjson")
+        trend = json.loads(of_copy.body.splitlines()[-1])["summary"]["trend"]
+        assert trend == target.ask("GET", f"{COPIES}/{copy_id}").json["trend"]
+        assert trend is not None
 
         paged, query = [], "?limit=2"
         while True:
@@ -50,9 +67,9 @@ def test_results_are_paged_filtered_and_streamed_alike(tmp_path: Path) -> None:
         assert paged == entries
 
         outcomes = {_raw_path(entry): entry["outcome"] for entry in entries}
-        assert outcomes.pop(b"z") == "digest-differs"
+        assert outcomes.pop(b"z") == "metadata-differs"
         assert set(outcomes.values()) == {"matched"}
-        (found,) = target.ask("GET", f"{url}?outcome=digest-differs").json["entries"]
+        (found,) = target.ask("GET", f"{url}?outcome=metadata-differs").json["entries"]
         assert found["path"] == "z"
         assert found["reason"]
 

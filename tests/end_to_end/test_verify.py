@@ -120,7 +120,7 @@ CHANGES: list[tuple[Change, str, str, str]] = [
     (change_directory_mode, "empty", "metadata-differs", "is 0700"),
     (change_time, "d0/f0003", "metadata-differs", "modification time differs"),
     (change_directory_time, "empty", "metadata-differs", "modification time differs"),
-    (change_size, "d0/f0003", "digest-differs", "size should be 111, is 112"),
+    (change_size, "d0/f0003", "metadata-differs", "size should be 111, is 112"),
     (change_content, "d0/f0003", "digest-differs", "1 block differs: bytes 0-111"),
     (change_link, "link", "metadata-differs", "link target differs"),
     (change_kind, "link", "metadata-differs", "should be a symlink, is a file"),

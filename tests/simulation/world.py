@@ -120,6 +120,7 @@ class World:
                 open_target=self._open_target,
                 make_pace=self._make_pace,
                 make_workers=make_workers,
+                run_beside=iter,
                 load_key=lambda: SigningKey.from_seed(bytes(32)),
             )
             task = do(Files(surroundings), Manner(jobs=1))

@@ -13,7 +13,7 @@ DAY = datetime.timedelta(days=1)
 
 
 class Authority:
-    """Signs certificates for loopback and writes them as PEM files."""
+    """Signs certificates and writes them as PEM files."""
 
     def __init__(self, directory: Path, name: str = "test authority") -> None:
         self._directory = directory
@@ -28,17 +28,17 @@ class Authority:
         )
         self.path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str) -> tuple[Path, Path]:
-        """Return the paths of a certificate for loopback, and of its key."""
+    def issue(
+        self, name: str, *, address: str = "127.0.0.1", host: str = "localhost"
+    ) -> tuple[Path, Path]:
+        """Return the paths of a certificate, for loopback unless told, and of its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        loopback = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+        names = [x509.IPAddress(ipaddress.ip_address(address)), x509.DNSName(host)]
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         certificate = (
             self._builder(subject, key.public_key())
-            .add_extension(
-                x509.SubjectAlternativeName([loopback, x509.DNSName("localhost")]), critical=False
-            )
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             .sign(self._key, hashes.SHA256())
         )

@@ -119,6 +119,7 @@ class Migration:
             open_target=open_target,
             make_pace=lambda rate: SharedPace(self.clock, rate),
             make_workers=make_workers,
+            run_beside=iter,
             load_key=lambda: load_key(self.state / "keys" / "ed25519.pem", SystemEntropy()),
         )
 

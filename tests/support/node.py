@@ -152,6 +152,7 @@ def running_node(
         instances=instances,
         journal=journal,
         start=start,
+        cancel=journal.request_cancel,
         let_go=partial(purge_quarantine, open_target),
         open_directory=PosixReadableDirectory,
         permissions_of=permissions_of,

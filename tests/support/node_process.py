@@ -35,6 +35,12 @@ class NodeProcess:
     directory: Path
     more: str = ""
     """Settings beside names, state, ports and the data directory."""
+    listen: str = ""
+    """More of the table listen."""
+    migration: tuple[str, str] = (SOURCE, TARGET)
+    """The names of source and target in the migration map."""
+    prefix: tuple[str, ...] = ()
+    """What its command begins with."""
     ca: Path | None = None
     token: str = ""
     port: int = 0
@@ -63,8 +69,8 @@ class NodeProcess:
         """Its settings, with the ports it had before."""
         return (
             f'[node]\nnames = ["{self.name}"]\nstate = "{self.directory}/state"\n'
-            f"[listen]\nport = {self.port}\nstream_port = {self.stream_port}\n"
-            f'[migration_map]\n"{SOURCE}" = "{TARGET}"\n'
+            f"[listen]\nport = {self.port}\nstream_port = {self.stream_port}\n{self.listen}"
+            f'[migration_map]\n"{self.migration[0]}" = "{self.migration[1]}"\n'
             f'[instances.main]\ndirectories = {{ data = "{self.data}" }}\n{self.more}'
         )
 
@@ -76,7 +82,7 @@ class NodeProcess:
         config.write_text(settings or self.settings)
         with open(self.directory / "log", "ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "holdfast", "node", "--config", config],
+                [*self.prefix, sys.executable, "-m", "holdfast", "node", "--config", config],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=os.environ | self.environment,

@@ -11,6 +11,7 @@ and serves until it is killed.
 """
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -55,6 +56,14 @@ class Faults:
     """Files whose next body ends with the connection after so many bytes."""
     rotten: dict[str, bytes] = field(default_factory=dict)
     """Files of which other bytes are sent than they have, of the same length."""
+    short: dict[str, int] = field(default_factory=dict)
+    """Files every body of which ends with the connection after so many bytes."""
+    endless: set[str] = field(default_factory=set)
+    """Files whose body has no length and no end."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """What is said to be the digest of a file instead."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """What the list says of the sizes of files instead."""
     list_answer: bytes | None = None
     """What is sent for the list instead."""
     list_status: int = 200
@@ -105,10 +114,12 @@ class SidecarSource:
                     path = os.path.join(directory, each)
                     found = os.stat(path)
                     is_directory = os.path.isdir(path)
+                    inside = f"{name}/{os.path.relpath(path, root)}"
+                    size_bytes = self.faults.sizes.get(inside, found.st_size)
                     files.append(
                         {
-                            "fileUrl": f"{BASE}/files/{name}/{os.path.relpath(path, root)}",
-                            "size": -1 if is_directory else found.st_size,
+                            "fileUrl": f"{BASE}/files/{inside}",
+                            "size": -1 if is_directory else size_bytes,
                             "fileType": "DIRECTORY" if is_directory else "FILE",
                             "lastModifiedTime": found.st_mtime_ns // 1_000_000,
                         }
@@ -215,7 +226,8 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refusal(400, "Cannot transfer directory")
         data = faults.rotten.get(f"{name}/{path}") or where.read_bytes()
         if algorithm:
-            self._json(200, {"digest": digest(data, algorithm[0]), "digestAlgorithm": algorithm[0]})
+            told = faults.digests.get(f"{name}/{path}") or digest(data, algorithm[0])
+            self._json(200, {"digest": told, "digestAlgorithm": algorithm[0]})
             return
         self._bytes(f"{name}/{path}", data)
 
@@ -226,6 +238,9 @@ class _Handler(BaseHTTPRequestHandler):
         start, end = parse_range(self.headers.get("Range"), len(data))
         part = data[start:end]
         whole = len(part) == len(data)
+        if name in faults.endless:
+            self._send_for_ever()
+            return
         total = len(part) if faults.old_revision else len(data)
         self.send_response(200 if whole else 206)
         self.send_header("Content-Type", "application/octet-stream")
@@ -234,13 +249,22 @@ class _Handler(BaseHTTPRequestHandler):
         if not whole:
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{total}")
         self.end_headers()
-        cut = faults.cut_after_bytes.pop(name, None)
+        cut = faults.cut_after_bytes.pop(name, faults.short.get(name))
         try:
             self.wfile.write(part if cut is None else part[:cut])
         except ConnectionError:
             cut = 0
         if cut is not None:
             self.close_connection = True
+
+    def _send_for_ever(self) -> None:
+        self.send_response(200)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.close_connection = True
+        with contextlib.suppress(ConnectionError):
+            while True:
+                self.wfile.write(bytes(1 << 16))
 
     def _json(
         self, status: int, body: Mapping[str, object], headers: Mapping[str, str] | None = None

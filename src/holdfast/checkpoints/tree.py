@@ -93,6 +93,9 @@ class CheckpointTree:
     def expect_directories(self, paths: Sequence[bytes]) -> None:
         """See ReadableDirectory. The listing is here already."""
 
+    def expect_metadata(self, paths: Sequence[bytes]) -> None:
+        """See ReadableDirectory; nothing is far away here."""
+
     def expect(self, files: Sequence[ExpectedFile], algorithm: str) -> None:
         """See ReadableDirectory."""
 

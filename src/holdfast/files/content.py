@@ -5,7 +5,7 @@ Runs in worker processes; names nothing and flushes nothing, which transfer.py d
 
 from dataclasses import dataclass
 
-from holdfast.errors import IntegrityError
+from holdfast.errors import ConflictError, IntegrityError
 from holdfast.model.limits import BLOCK_BYTES, WINDOW_BYTES
 from holdfast.ports import Pace, ReadableFile, WritableFile
 from holdfast.proof.digests import Algorithm, Digest, new_digest
@@ -28,6 +28,10 @@ class LargeCopy:
         What is there already is never trusted: where bytes travel, it is digested on both sides
         and read from where the digests agree; else it is compared with the source block by block,
         and only blocks that differ are written. The digest is of the source's bytes either way.
+
+        Raises:
+            ConflictError: `cut-short`: the source ends before its size, whatever it says that is.
+            IntegrityError: `digest-mismatch`, of what an earlier run left.
         """
         digest = new_digest(self.algorithm)
         present_bytes = min(writer.size_bytes(), size_bytes)
@@ -44,7 +48,7 @@ class LargeCopy:
                 self.pace.take(len(block))
                 done = reader.read_into(block, position)
                 if not done:
-                    break
+                    raise cut_short(position, size_bytes)
                 data = block[:done]
                 digest.update(data)
                 if not self._is_there(writer, data, position, present_bytes):
@@ -103,6 +107,11 @@ class LargeCopy:
             return False
         other = self.blocks[1][: len(data)]
         return writer.read_into(other, position) == len(data) and other == data
+
+
+def cut_short(position: int, size_bytes: int) -> ConflictError:
+    """Return the error for a file that ends before its end."""
+    return ConflictError(f"it ends at {position} of {size_bytes} bytes", code="cut-short")
 
 
 def mismatch(message: str) -> IntegrityError:

@@ -18,6 +18,7 @@ Every step is flushed before its outcome is recorded in the ledger.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 
 from holdfast.errors import ConflictError, HoldfastError, NotFoundError
 from holdfast.files.ledger import Ledger
@@ -56,6 +57,7 @@ from holdfast.model.tree import (
 from holdfast.ports import Clock, Directory, PaceControl, ReadableDirectory, StartWorkers
 
 _CHUNK_ITEMS = 2048
+_CHUNK_DIRECTORIES = 128
 _BATCH_FILES_MIN = 128
 
 
@@ -388,10 +390,12 @@ class Copying:
         remove_side_directory(self.target)
 
     def _finish_directories(self) -> None:
-        for path in self.ledger.plan.touched():
-            if path != ROOT_PATH:
+        below = (path for path in self.ledger.plan.touched() if path != ROOT_PATH)
+        paths = chain(below, [ROOT_PATH])
+        while page := list(islice(paths, _CHUNK_DIRECTORIES)):
+            self.source.expect_metadata(page)
+            for path in page:
                 self._finish_directory(path)
-        self._finish_directory(ROOT_PATH)
         self.target.flush_all()
 
     def _finish_directory(self, path: bytes) -> None:

@@ -69,6 +69,21 @@ class Known(NamedTuple):
     detail: str
 
 
+class Agreed(NamedTuple):
+    """What two entries looked like when they were equal; see invariant 1."""
+
+    path: bytes
+    size_bytes: int
+    source_mtime_ns: int
+    source_ctime_ns: int
+    source_inode: int
+    """Not 0: a tree that cannot tell inodes is never trusted."""
+    target_mtime_ns: int | None
+    target_ctime_ns: int | None
+    target_inode: int | None
+    """None where the target was not looked at, or might have changed without a trace."""
+
+
 @contextlib.contextmanager
 def told_as_ours(place: Path | None) -> Iterator[None]:
     """Turn errors of SQLite into what a caller can act on.
@@ -257,6 +272,19 @@ class EntryTable:
         after = b""
         while rows := self._connection.execute(query, (after,)).fetchall():
             yield from map(_known, rows)
+            after = rows[-1][0]
+
+    def agreed(self) -> Iterator[Agreed]:
+        """Yield what was found equal or made so, with what it looked like, in path order."""
+        query = (
+            "SELECT path, size, source_mtime, source_ctime, source_inode,"
+            " target_mtime, target_ctime, target_inode FROM entries WHERE path > ?"
+            " AND outcome IN ('matched', 'settled') AND source_inode != 0"
+            f" ORDER BY path LIMIT {_PAGE_ROWS}"
+        )
+        after = b""
+        while rows := self._connection.execute(query, (after,)).fetchall():
+            yield from map(Agreed._make, rows)
             after = rows[-1][0]
 
     def drop_stale(self, run: int) -> None:

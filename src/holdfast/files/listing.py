@@ -22,7 +22,7 @@ from holdfast.errors import (
 )
 from holdfast.files.patterns import compile_pattern, is_path_pattern
 from holdfast.files.rules import ends_run
-from holdfast.model.limits import DIRECTORY_DEPTH_MAX, PATH_BYTES_MAX
+from holdfast.model.limits import DIRECTORY_DEPTH_MAX, LISTING_ENTRIES_MAX, PATH_BYTES_MAX
 from holdfast.model.tree import (
     ROOT_PATH,
     SIDE_DIRECTORY,
@@ -111,8 +111,10 @@ class Walk:
     exclusions: Exclusions
     on_failure: Callable[[bytes, HoldfastError], None]
     on_excluded: Callable[[bytes], None] = field(default=lambda _: None)
+    entries_max: int = LISTING_ENTRIES_MAX
     excluded: int = 0
     failures: int = 0
+    _entries_count: int = 0
 
     def __iter__(self) -> Iterator[Listed]:
         """Yield the entries below the root, which itself is none of them."""
@@ -168,6 +170,13 @@ class Walk:
                 raise
             self._fail(path, error)
             return []
+        self._entries_count += len(names)
+        if self._entries_count > self.entries_max:
+            raise CapacityError(
+                f"{display_path(path)}: the tree has more than {self.entries_max} entries",
+                code="listing-too-large",
+                advice="a tree that large must be copied in parts; or its source is hostile",
+            )
         keys = []
         if path == ROOT_PATH:
             names = [pair for pair in names if pair[0] != SIDE_DIRECTORY]

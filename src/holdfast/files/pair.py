@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from holdfast.files.ahead import RunBeside
 from holdfast.files.copying import Copying
 from holdfast.files.evidence import Evidence
 from holdfast.files.ledger import Ledger
@@ -70,6 +71,7 @@ class Means:
     clock: Clock
     make_pace: Callable[[float | None], PaceControl]
     make_workers: Callable[[PaceControl, int], StartWorkers]
+    run_beside: RunBeside
     load_key: Callable[[], SigningKey]
 
 
@@ -139,6 +141,7 @@ class Pair:
             exclusions=self.exclusions,
             fidelity=self.fidelity(),
             on_progress=on_progress,
+            run_beside=self.means.run_beside,
         )
         summary = planner.make()
         self.ledger.set("source_entries", str(summary.source_entries))

@@ -36,8 +36,8 @@ def patch_file(
         writer = target.create_file(item.path, resume=True)
         try:
             digest = new_digest(algorithm)
-            written = _write_runs(reader, writer, runs, digest, pace)
-            if signature_of(reader.stat()) != signature_of(before):
+            written, position = _write_runs(reader, writer, runs, digest, pace)
+            if signature_of(reader.stat()) != signature_of(before) or position < before.size_bytes:
                 return no_result(item, CopyOutcome.CHANGED, "changed while it was read")
             xattrs = reader.xattrs()
             losses = writer.set_metadata(metadata_of(before, xattrs))
@@ -63,15 +63,15 @@ def _write_runs(
     runs: list[tuple[int, int]],
     digest: Digest,
     pace: Pace,
-) -> int:
-    """Copy these runs, take the whole source into `digest`, and return how much was written."""
+) -> tuple[int, int]:
+    """Copy these runs, take the whole source into `digest`; return what was written and read."""
     buffer = memoryview(bytearray(BLOCK_BYTES))
     written = position = 0
     while True:
         pace.take(BLOCK_BYTES)
         data = buffer[: reader.read_into(buffer, position)]
         if not data:
-            return written
+            return written, position
         digest.update(data)
         if any(start <= position < end for start, end in runs):
             writer.write_at(data, position)

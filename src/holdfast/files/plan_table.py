@@ -204,14 +204,14 @@ class PlanTable:
             )
         ]
 
-    def findings(self, limit: int) -> list[Finding]:
-        """Return what did not go well, in path order."""
+    def findings(self, limit: int, outcome: CopyOutcome | None = None) -> list[Finding]:
+        """Return what did not go well, or what ended in one way, in path order."""
+        wanted = "outcome NOT IN ('settled')" if outcome is None else "outcome = ?"
         return [
             Finding(*row)
             for row in self._connection.execute(
-                "SELECT path, outcome, detail FROM plan"
-                " WHERE outcome NOT IN ('settled') ORDER BY number LIMIT ?",
-                (limit,),
+                f"SELECT path, outcome, detail FROM plan WHERE {wanted} ORDER BY number LIMIT ?",
+                (limit,) if outcome is None else (outcome.value, limit),
             )
         ]
 

@@ -6,21 +6,21 @@ Touches neither tree. Memory is that of the two walks; the plan goes to the ledg
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from holdfast.errors import HoldfastError, NotFoundError
-from holdfast.files.ledger import Known, Ledger
+from holdfast.files.ahead import RunBeside, WalkAhead
+from holdfast.files.ledger import Agreed, Known, Ledger
 from holdfast.files.listing import Exclusions, Listed, Walk, join_listings
 from holdfast.files.model import (
     Action,
     CopyOptions,
-    CopyOutcome,
     Decision,
     Fidelity,
     Finding,
     PlanItem,
     PlanSummary,
     Reason,
-    VerifyOutcome,
 )
 from holdfast.files.rules import (
     decide,
@@ -28,12 +28,14 @@ from holdfast.files.rules import (
     decide_linked,
     decide_shared,
     ends_run,
-    is_trusted,
+    is_same_file,
 )
-from holdfast.model.tree import FileKind, Stat, parent_of, signature_of
+from holdfast.model.tree import FileKind, Stat, parent_of
 from holdfast.ports import ReadableDirectory
 
 _PAGE_ROWS = 4096
+
+RowT = TypeVar("RowT", Known, Agreed)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,6 +50,8 @@ class Planner:
     fidelity: Fidelity
     on_progress: Callable[[int, int], None]
     """Called now and then with entries and bytes seen at the source."""
+    run_beside: RunBeside = iter
+    """Where a large target is listed."""
     listing_findings: list[Finding] = field(default_factory=list)
     """The first thousand parts of the source that could not be listed."""
     _counts: Counter[Action] = field(default_factory=Counter)
@@ -59,6 +63,7 @@ class Planner:
     _target_entries: int = 0
     _goes_along: int = 0
     _number: int = 0
+    _kept: int = 0
     _displaced: dict[bytes, tuple[int, Action]] = field(default_factory=dict)
     """Target directories in the way of something else: the row that displaces each, its action."""
     _page: list[PlanItem] = field(default_factory=list)
@@ -71,9 +76,10 @@ class Planner:
         )
         target = None
         if self.target is not None:
-            target = Walk(
-                directory=self.target,
-                exclusions=self.exclusions,
+            target = WalkAhead(
+                self.target,
+                self.exclusions,
+                self.run_beside,
                 on_failure=self._on_failure,
                 on_excluded=self._on_excluded,
             )
@@ -82,6 +88,8 @@ class Planner:
             for path, left, right, known in self._rows(source, target):
                 self._plan_one(path, left, right, known)
             self._store_page()
+        if self._kept:
+            self._counts[Action.KEEP] += self._kept
         return PlanSummary(
             counts=dict(self._counts),
             fetch_bytes=self._fetch_bytes,
@@ -95,13 +103,13 @@ class Planner:
         )
 
     def _rows(
-        self, source: Walk, target: Walk | None
-    ) -> Iterator[tuple[bytes, Stat | None, Stat | None, Known | None]]:
+        self, source: Walk, target: WalkAhead | None
+    ) -> Iterator[tuple[bytes, Stat | None, Stat | None, Agreed | None]]:
         right: Iterator[Listed] = iter(target) if target is not None else iter(())
-        return with_known(join_listings(iter(source), right), self.ledger.entries.all())
+        return with_known(join_listings(iter(source), right), self.ledger.entries.agreed())
 
     def _plan_one(
-        self, path: bytes, source: Stat | None, target: Stat | None, known: Known | None
+        self, path: bytes, source: Stat | None, target: Stat | None, known: Agreed | None
     ) -> None:
         if target is not None:
             self._target_entries += 1
@@ -113,6 +121,15 @@ class Planner:
         if source is None and self._displaced_above(path) is not None:
             # It goes to the quarantine with the directory it is in; it counts, but has no row.
             self._goes_along += 1
+            return
+        if (
+            source
+            and target
+            and known
+            and is_same_file(source, target)
+            and _still_agree(known, source, target)
+        ):
+            self._kept += 1
             return
         decision = self._decide(path, source, target, known)
         leader = None
@@ -127,7 +144,7 @@ class Planner:
                 self._count_room(stat, target)
 
     def _decide(
-        self, path: bytes, source: Stat | None, target: Stat | None, known: Known | None
+        self, path: bytes, source: Stat | None, target: Stat | None, known: Agreed | None
     ) -> Decision:
         same_link = True
         if source and target and source.kind is target.kind is FileKind.SYMLINK:
@@ -148,7 +165,7 @@ class Planner:
             return Decision(Action.SET_METADATA, Reason.METADATA)
         return decision
 
-    def _xattrs_differ(self, path: bytes, source: Stat, target: Stat, known: Known | None) -> bool:
+    def _xattrs_differ(self, path: bytes, source: Stat, target: Stat, known: Agreed | None) -> bool:
         if not self.fidelity.xattrs or source.kind is FileKind.SYMLINK or self.target is None:
             return False
         if known is not None and _still_agree(known, source, target):
@@ -268,17 +285,25 @@ class Planner:
         return None
 
 
-def _still_agree(known: Known, source: Stat, target: Stat) -> bool:
+_LOOKS = slice(1, 5)
+"""Of a Stat and of Agreed: size, and at the source mtime, ctime and inode."""
+_MOVES = slice(2, 5)
+_TARGET_LOOKS = slice(5, 8)
+"""Of a Stat and of Agreed: mtime, ctime and inode at the target."""
+
+
+def _still_agree(known: Agreed, source: Stat, target: Stat) -> bool:
     """Say whether two entries found equal are as they were: setting an attribute moves ctime."""
-    if known.outcome not in (VerifyOutcome.MATCHED, CopyOutcome.SETTLED):
+    if known[_LOOKS] != source[_LOOKS]:
         return False
-    target_moved = known.target is not None and known.target != signature_of(target)
-    return is_trusted(known.source, signature_of(source)) and not target_moved
+    if known.target_ctime_ns is None:
+        return True
+    return known.size_bytes == target.size_bytes and known[_TARGET_LOOKS] == target[_MOVES]
 
 
 def with_known(
-    pairs: Iterator[tuple[bytes, Stat | None, Stat | None]], known: Iterator[Known]
-) -> Iterator[tuple[bytes, Stat | None, Stat | None, Known | None]]:
+    pairs: Iterator[tuple[bytes, Stat | None, Stat | None]], known: Iterator[RowT]
+) -> Iterator[tuple[bytes, Stat | None, Stat | None, RowT | None]]:
     """Add to each joined pair what the ledger remembers of it; all three are in path order."""
     row = next(known, None)
     for path, source, target in pairs:

@@ -52,6 +52,13 @@ _MAKE = {
 }
 
 
+_CONTENT = slice(1, 3)
+"""Of a Stat: size and mtime."""
+_MODES = slice(6, 9)
+"""Of a Stat: mode, uid and gid."""
+assert ",".join(Stat._fields[_CONTENT] + Stat._fields[_MODES]) == "size_bytes,mtime_ns,mode,uid,gid"
+
+
 def decide(
     source: Stat | None,
     target: Stat | None,
@@ -91,6 +98,19 @@ def decide(
         same_link=same_link,
         same_time=same_times(source, target, fidelity),
         same_metadata=same_xattrs and same_modes(source, target, fidelity),
+    )
+
+
+def is_same_file(source: Stat, target: Stat) -> bool:
+    """Say at once of two files with no other names that `decide` would keep them, as most are.
+
+    False says nothing: the target may not be able to keep what differs.
+    """
+    return (
+        source.kind is target.kind is FileKind.FILE
+        and source[_CONTENT] == target[_CONTENT]
+        and source[_MODES] == target[_MODES]
+        and source.links_count == 1 == target.links_count
     )
 
 
@@ -284,7 +304,7 @@ def judge_metadata(
 ) -> VerifyOutcome | None:
     """Say what a verification finds without reading content; None when content decides.
 
-    A file whose size differs is DIGEST_DIFFERS without reading: its content is another.
+    A size is metadata, as everywhere in Sidecar's counters: where it differs, nothing is read.
     """
     if source is None:
         return VerifyOutcome.EXTRA if one_way else VerifyOutcome.MISSING_AT_SOURCE
@@ -295,7 +315,7 @@ def judge_metadata(
     if source.kind is not target.kind:
         return VerifyOutcome.METADATA_DIFFERS
     if source.kind is FileKind.FILE and source.size_bytes != target.size_bytes:
-        return VerifyOutcome.DIGEST_DIFFERS
+        return VerifyOutcome.METADATA_DIFFERS
     if not same_link:
         return VerifyOutcome.METADATA_DIFFERS
     if source.kind is FileKind.FILE:

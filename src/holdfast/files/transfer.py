@@ -26,13 +26,14 @@ from typing import NamedTuple
 
 from holdfast.errors import (
     CancelledError,
+    CapacityError,
     ConflictError,
     HoldfastError,
     IntegrityError,
     NotFoundError,
     StorageFailedError,
 )
-from holdfast.files.content import LargeCopy, mismatch
+from holdfast.files.content import LargeCopy, cut_short, mismatch
 from holdfast.files.model import (
     CopyOutcome,
     PlanItem,
@@ -61,6 +62,7 @@ from holdfast.model.limits import (
 from holdfast.model.tree import (
     FileKind,
     Signature,
+    Stat,
     digest_xattrs,
     display_path,
     join_path,
@@ -242,7 +244,7 @@ class Transfer:
         try:
             return self._stage_file(item, reader, observed_ns, keep_open=keep_open)
         except ConflictError as error:
-            if error.code == "replaced-while-read":
+            if error.code in ("replaced-while-read", "cut-short"):
                 return None
             raise
         finally:
@@ -283,6 +285,8 @@ class Transfer:
         before = reader.stat()
         signature = signature_of(before)
         size_bytes = before.size_bytes
+        if size_bytes > item.size_bytes:
+            self._check_growth(item, before)
         partial = self._partial_of(item)
         writer = self.target.create_file(
             partial, resume=item.size_bytes >= FILE_BYTES_LARGE, mode=before.mode & 0o777
@@ -317,17 +321,29 @@ class Transfer:
             if not keep:
                 writer.close()
 
+    def _check_growth(self, item: PlanItem, now: Stat) -> None:
+        """Refuse a file that grew, or says so, beyond what there is room for; others go on."""
+        free_bytes = self.target.space().free_bytes
+        if min(now.size_bytes, now.allocated_bytes) - item.size_bytes > free_bytes:
+            raise CapacityError(
+                f"{display_path(item.path)}: it grew to {now.size_bytes} bytes; "
+                f"{free_bytes} are free at the target",
+                code="disk-would-fill",
+                advice="free some space there, or look why the file grows",
+            )
+
     def _copy_small(
         self, reader: ReadableFile, writer: WritableFile, size_bytes: int
     ) -> tuple[bytes, int]:
         self.pace.take(size_bytes)
         block = self._block(0)[:size_bytes]
         done = reader.read_into(block, 0) if size_bytes else 0
-        data = block[:done]
+        if done < size_bytes:
+            raise cut_short(done, size_bytes)
         if done:
-            writer.write_at(data, 0)
+            writer.write_at(block, 0)
         self.pace.moved(done)
-        return digest_of(self.algorithm, data), done
+        return digest_of(self.algorithm, block), done
 
     def _stage_symlink(self, item: PlanItem) -> _Staged:
         try:

@@ -52,7 +52,7 @@ LOCK_FILES_MAX: Final = 1024
 """Lock files of one state directory; from there on those that nobody holds are removed."""
 
 LISTING_ENTRIES_MAX: Final = 100_000_000
-"""Entries of one list of files taken from another host."""
+"""Entries of one tree, by a walk or by a list of files taken from another host."""
 LISTING_ENTRY_BYTES_MAX: Final = 64 * KIB
 """JSON of one entry of such a list: a path, all of it escaped, and its figures."""
 MIGRATION_PASSES_MAX: Final = 256

@@ -163,11 +163,14 @@ class ReadableDirectory(Protocol):
         """Take the hint that these directories will be listed next, before those hinted earlier."""
         ...
 
+    def expect_metadata(self, paths: Sequence[bytes]) -> None:
+        """Take the hint that these, and none told before, get `stat` and `xattrs` next, once."""
+        ...
+
     def expect(self, files: Sequence[ExpectedFile], algorithm: str) -> None:
         """Take the hint that these files, and none told before, will be read next in this order.
 
-        Where bytes travel, the other side digests with this algorithm what it sends: see
-        SmallFile.digest and ReadableFile.given_digest.
+        Where bytes travel, the other side digests what it sends: SmallFile.digest, given_digest.
         """
         ...
 

@@ -25,7 +25,7 @@ from holdfast.proof.signature import SigningKey
 from holdfast.stores.directories.linux import give_way
 from holdfast.stores.directories.posix import PosixDirectory, PosixReadableDirectory
 from holdfast.stores.pace import SharedPace
-from holdfast.stores.processes import InlineWorkers, ProcessWorkers
+from holdfast.stores.processes import InlineWorkers, ProcessWorkers, run_beside
 from holdfast.stores.system import SystemClock, SystemEntropy
 from holdfast.tasks.journal import TaskJournal
 from holdfast.tasks.runner import Runner
@@ -71,6 +71,7 @@ class LocalServices:
                 open_target=open_target,
                 make_pace=lambda rate: SharedPace(self.clock, rate),
                 make_workers=make_workers,
+                run_beside=run_beside,
                 load_key=self.load_key,
             )
         )

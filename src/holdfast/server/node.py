@@ -212,6 +212,7 @@ class _Node:
             instances=settings.instances,
             journal=self._journal,
             start=self._start,
+            cancel=self._tasks.cancel,
             let_go=partial(purge_quarantine, open_target),
             open_directory=_open_directory,
             permissions_of=self._access.of_request,

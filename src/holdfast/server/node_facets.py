@@ -7,7 +7,8 @@ Invariants:
 """
 
 import asyncio
-from typing import Final
+from collections.abc import Coroutine
+from typing import Final, TypeVar
 
 from holdfast.errors import UnavailableError
 from holdfast.files.http.mounting import Mounted
@@ -17,6 +18,8 @@ from holdfast.server.node_processes import KeptProcess
 from holdfast.server.node_settings import NodeSettings
 from holdfast.server.node_tasks import TaskProcesses
 from holdfast.server.node_volumes import NodeVolumes
+
+AnswerT = TypeVar("AnswerT")
 
 ASK_S: Final = 10.0
 """How long volumes may take to say how they are."""
@@ -65,8 +68,7 @@ class NodeFacets:
     def check(self) -> None:
         """Raise UnavailableError if one of them does not work; blocks, not in the loop's thread."""
         if self._volumes is not None:
-            asked = asyncio.run_coroutine_threadsafe(self._volumes.check(), self._loop)
-            asked.result(ASK_S)
+            self._ask(self._volumes.check())
         if self._scheduler is not None and not self._scheduler.is_alive:
             raise UnavailableError(
                 "the process that runs schedules has to start again",
@@ -78,8 +80,7 @@ class NodeFacets:
         """Return their metrics; blocks, not in the loop's thread."""
         told = b"" if self._checkpoints is None else self._checkpoints.render()
         if self._volumes is not None:
-            asked = asyncio.run_coroutine_threadsafe(self._volumes.render(), self._loop)
-            told += asked.result(ASK_S)
+            told += self._ask(self._volumes.render())
         return told
 
     async def close(self) -> None:
@@ -90,6 +91,18 @@ class NodeFacets:
             await self._volumes.close()
         if self._checkpoints is not None:
             self._checkpoints.close()
+
+    def _ask(self, question: Coroutine[object, object, AnswerT]) -> AnswerT:
+        asked = asyncio.run_coroutine_threadsafe(question, self._loop)
+        try:
+            return asked.result(ASK_S)
+        except TimeoutError as error:
+            asked.cancel()
+            raise UnavailableError(
+                f"the volumes do not say within {ASK_S:g} s how they are",
+                code="volume-silent",
+                advice="look at the load of the machine and at its medium, then ask again",
+            ) from error
 
     async def _keep(self, stopping: asyncio.Event) -> None:
         if self._scheduler is not None:

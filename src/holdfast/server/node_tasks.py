@@ -9,6 +9,8 @@ Invariants:
 2. A task whose process died is gone on with, sooner or later, until it has crashed
    `task_crashes_max` times in a row soon after its start; then it ends as failed, `interrupted`.
 3. When `close` returns, no process of ours is left, and no task of ours is RUNNING.
+4. A task that is cancelled is told so by signal, not when it next looks; whoever starts another on
+   its subject meanwhile is kept waiting for up to GIVING_WAY_S, not refused at once.
 """
 
 import asyncio
@@ -19,7 +21,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from holdfast.errors import HoldfastError, StateError, UnavailableError
+from holdfast.errors import ConflictError, HoldfastError, StateError, UnavailableError
 from holdfast.model.ids import TaskId
 from holdfast.ports import Clock
 from holdfast.server.node_logs import node_log
@@ -30,6 +32,7 @@ from holdfast.tasks.runner import Runner
 
 SPAWN_S: Final = 30.0
 """How long a start waits for the event loop to have its process."""
+GIVING_WAY_S: Final = 2.0
 SETTLED_S: Final = 30.0
 """How long workers of a dead process may take to be gone."""
 POLL_S: Final = 0.05
@@ -89,9 +92,40 @@ class TaskProcesses:
         idempotency_key: str | None,
     ) -> Task:
         """Start new work; blocking, not in the loop's thread. Raises as Runner.start."""
-        return self._in.runner.start(
-            kind, subject, request, self._spawn, idempotency_key=idempotency_key
-        )
+        clock = self._in.clock
+        until_ns = clock.monotonic_ns() + int(GIVING_WAY_S * 1e9)
+        while True:
+            try:
+                return self._in.runner.start(
+                    kind, subject, request, self._spawn, idempotency_key=idempotency_key
+                )
+            except ConflictError as error:
+                is_late = clock.monotonic_ns() >= until_ns
+                if error.code != "busy" or is_late or not self._gives_way(subject):
+                    raise
+            clock.sleep(POLL_S)
+
+    def cancel(self, task_id: TaskId) -> Task:
+        """Ask a task to stop, and have its process do so now; blocking, not in the loop's thread.
+
+        Raises:
+            StateError: `task-finished`.
+            NotFoundError: `no-task`.
+        """
+        task = self._in.journal.request_cancel(task_id)
+        self._loop.call_soon_threadsafe(self._terminate, task_id)
+        return task
+
+    def _terminate(self, task_id: TaskId) -> None:
+        process = self._processes.get(task_id)
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+
+    def _gives_way(self, subject: str) -> bool:
+        """Say whether what is at work on a subject is about to stop, or has just ended."""
+        unfinished = self._in.journal.find_unfinished(subject)
+        return unfinished is None or unfinished.cancel_requested
 
     async def resume_unfinished(self) -> None:
         """Go on with what an earlier node left; what cannot be gone on with ends as failed."""

@@ -26,6 +26,7 @@ from holdfast.server.node_access import source_peer
 from holdfast.server.node_settings import NodeSettings
 from holdfast.server.node_sources import Sources
 from holdfast.stores.pace import SharedPace
+from holdfast.stores.processes import run_beside
 from holdfast.stores.system import SystemClock, SystemEntropy
 from holdfast.tasks.model import Task
 from holdfast.tasks.runner import TaskContext
@@ -108,5 +109,6 @@ def _surroundings(settings: NodeSettings) -> MigrationSurroundings:
         open_target=open_target,
         make_pace=lambda rate: SharedPace(clock, rate),
         make_workers=make_workers,
+        run_beside=run_beside,
         load_key=lambda: load_key(settings.state / "keys" / "ed25519.pem", entropy),
     )

@@ -6,6 +6,8 @@ Invariants:
 2. SIGTERM and SIGINT: no new connection is taken, requests under way are answered.
 3. SIGHUP loads the certificates anew for connections to come; if they do not load, nothing changes.
 4. Request line and headers have a size and a time to arrive in; the parser has neither.
+5. A client that takes nothing of what was sent to it, or is gone without a word, holds its socket
+   for no longer than UNANSWERED_MS, whatever still waits to be sent: the kernel ends it.
 """
 
 import asyncio
@@ -25,6 +27,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from holdfast.errors import ConflictError, InvalidRequestError
 from holdfast.model.limits import KIB
+from holdfast.stores.nodes.channel import prepare_socket
 
 CONNECTIONS_MAX: Final = 4096
 HEAD_BYTES_MAX: Final = 64 * KIB
@@ -240,6 +243,7 @@ def bind(host: str, port: int) -> socket.socket:
         ) from error
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        prepare_socket(bound)  # What is accepted from it inherits all of that.
         bound.bind(address)
         bound.listen(2048)
     except OSError as error:

@@ -7,10 +7,12 @@ Invariants:
 1. At most `connections_max` clients are served. Whoever comes beyond that is told so (`busy`, with
    a time to come back), by at most _REFUSALS_MAX processes; beyond these it is cut off.
 2. A place is free as soon as its client is gone, silent for `idle_timeout_s`, or slower than a
-   frame a minute; a client that is not known yet has HANDSHAKE_S in all.
+   frame a minute; a client that is not known yet has HANDSHAKE_S in all, and gives way to the next
+   one when all places are taken: who it is says nobody slowly.
 3. Nobody is shown anything before the token or certificate was found to permit it.
 """
 
+import mmap
 import os
 import selectors
 import signal
@@ -103,6 +105,17 @@ def serve_stream(settings: StreamSettings, announce: Callable[[int], None]) -> N
         _Listener(settings, listener).run()
 
 
+@dataclass(frozen=True, slots=True)
+class _Session:
+    """The process of one connection."""
+
+    process: int
+    watched: int
+    """Becomes readable when it has ended."""
+    place: int | None
+    """None while it only refuses."""
+
+
 class _Listener:
     """Accepts, forks and counts; owned by the listening process."""
 
@@ -111,8 +124,11 @@ class _Listener:
         self._listener = listener
         self._clock = SystemClock()
         self._pace = SharedPace(self._clock, settings.rate_bytes_per_s)
-        self._serving: set[int] = set()
-        self._refusing: set[int] = set()
+        self._sessions: dict[int, _Session] = {}
+        """By process, in the order in which they came."""
+        self._free = list(range(settings.connections_max))
+        # A byte for each place, shared with the processes: whether its client is known.
+        self._known = mmap.mmap(-1, settings.connections_max)
         self._selector = selectors.DefaultSelector()
 
     def run(self) -> None:
@@ -124,7 +140,7 @@ class _Listener:
             # Places that became free first: whoever comes then finds one.
             for key, _ in events:
                 if key.fileobj is not self._listener:
-                    self._reap(key)
+                    self._reap(key.data)
             if any(key.fileobj is self._listener for key, _ in events):
                 self._accept()
 
@@ -136,28 +152,54 @@ class _Listener:
             self._clock.sleep(_FULL_PAUSE_S)
             return
         with connection:
-            is_full = len(self._serving) >= self._settings.connections_max
-            if is_full and len(self._refusing) >= _REFUSALS_MAX:
+            place = self._take_place()
+            if place is None and self._refusing() >= _REFUSALS_MAX:
                 return
             try:
                 process = os.fork()
             except OSError:
+                self._give_back(place)
                 return  # Too many processes: the client comes back.
             if not process:
-                self._become_session(connection, is_full=is_full)
-            (self._refusing if is_full else self._serving).add(process)
-            watched = os.pidfd_open(process)
-            self._selector.register(watched, selectors.EVENT_READ, data=process)
+                self._become_session(connection, place)
+            session = _Session(process, os.pidfd_open(process), place)
+            self._sessions[process] = session
+            self._selector.register(session.watched, selectors.EVENT_READ, data=session)
 
-    def _reap(self, key: selectors.SelectorKey) -> None:
-        assert isinstance(key.fileobj, int)
-        self._selector.unregister(key.fileobj)
-        os.close(key.fileobj)
-        os.waitpid(key.data, 0)
-        self._serving.discard(key.data)
-        self._refusing.discard(key.data)
+    def _take_place(self) -> int | None:
+        """Return a place, if need be that of the oldest client that did not say yet who it is."""
+        if not self._free:
+            for session in self._sessions.values():
+                if session.place is not None and not self._known[session.place]:
+                    os.kill(session.process, signal.SIGKILL)
+                    self._reap(session)
+                    break
+        if not self._free:
+            return None
+        place = self._free.pop()
+        self._known[place] = 0
+        return place
 
-    def _become_session(self, connection: socket.socket, *, is_full: bool) -> None:
+    def _give_back(self, place: int | None) -> None:
+        if place is not None:
+            self._free.append(place)
+
+    def _refusing(self) -> int:
+        return sum(session.place is None for session in self._sessions.values())
+
+    def _reap(self, session: _Session) -> None:
+        if self._sessions.pop(session.process, None) is None:
+            return
+        self._selector.unregister(session.watched)
+        os.close(session.watched)
+        os.waitpid(session.process, 0)
+        self._give_back(session.place)
+
+    def _become_session(self, connection: socket.socket, place: int | None) -> None:
+        def note_known() -> None:
+            assert place is not None
+            self._known[place] = 1
+
         status = 1
         try:
             die_with_parent()
@@ -167,7 +209,8 @@ class _Listener:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(HANDSHAKE_S)
             self._listener.close()
-            serve_connection(connection, self._settings, self._clock, self._pace, is_full=is_full)
+            note = None if place is None else note_known
+            serve_connection(connection, self._settings, self._clock, self._pace, note)
             status = 0
         except (OSError, HoldfastError):
             status = 0  # The client is gone, or was told.
@@ -180,10 +223,13 @@ def serve_connection(
     settings: StreamSettings,
     clock: Clock,
     pace: SharedPace,
-    *,
-    is_full: bool,
+    note_known: Callable[[], None] | None,
 ) -> None:
-    """Greet and serve one client; OSError or HoldfastError when it is over."""
+    """Greet and serve one client; OSError or HoldfastError when it is over.
+
+    Args:
+        note_known: Called once it is known who the client is; None where all places are taken.
+    """
     prepare_socket(connection)
     connection.settimeout(HANDSHAKE_S)
     names: tuple[str, ...] = ()
@@ -194,7 +240,7 @@ def serve_connection(
     channel = Channel(connection, clock)
     try:
         hello = _receive_hello(channel)
-        if is_full:
+        if note_known is None:
             raise UnavailableError(
                 f"all {settings.connections_max} connections of this source are taken",
                 code="busy",
@@ -208,6 +254,7 @@ def serve_connection(
                 code="forbidden",
                 advice="give a token or certificate with the permission 'copy'",
             )
+        note_known()
         tree = _open_export(settings, hello.export)
     except HoldfastError as error:
         channel.send(encode_frame(Kind.FAILURE, 0, failure_of(error)), HANDSHAKE_S)

@@ -8,13 +8,16 @@ lives it holds the task's lock, so a new run never meets a worker of an old one.
 
 import gc
 import os
+import pickle
 import signal
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from io import RawIOBase
 from multiprocessing import get_context
 from multiprocessing.sharedctypes import Synchronized
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, NoReturn, TypeVar
 
 from holdfast.errors import UnavailableError
 from holdfast.stores.directories.linux import die_with_parent
@@ -24,6 +27,10 @@ ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 _IDLE_S = 0.1
+_HEAD: Final = struct.Struct("=Qc")
+_PAGE: Final = b"p"
+_ERROR: Final = b"e"
+_END: Final = b"."
 
 
 class InlineWorkers(Generic[ItemT, ResultT]):
@@ -70,11 +77,7 @@ class ProcessWorkers(Generic[ItemT, ResultT]):
                 yield from self._drain(pending, on_idle)
             finished = True
         except BrokenProcessPool as error:
-            raise UnavailableError(
-                "a worker process was killed from outside",
-                code="worker-died",
-                advice="look for the out-of-memory killer in the kernel log, then run it again",
-            ) from error
+            raise _killed() from error
         finally:
             if not finished:
                 self._pace.stop()
@@ -88,6 +91,66 @@ class ProcessWorkers(Generic[ItemT, ResultT]):
         for future in done:
             pending.discard(future)
             yield future.result()
+
+
+def run_beside(pages: Iterator[bytes]) -> Iterator[bytes]:
+    """See files.ahead.RunBeside."""
+    reading, writing = os.pipe()
+    parent_id = os.getpid()
+    process = os.fork()
+    if not process:
+        _become_beside(pages, writing, parent_id)
+    os.close(writing)
+    try:
+        with open(reading, "rb") as pipe:
+            while True:
+                head = pipe.read(_HEAD.size)
+                size_bytes, kind = _HEAD.unpack(head) if len(head) == _HEAD.size else (0, b"?")
+                page = pipe.read(size_bytes)
+                if kind == _END:
+                    return
+                if kind == _ERROR:
+                    raise pickle.loads(page)
+                if kind != _PAGE or len(page) < size_bytes:
+                    raise _killed()
+                yield page
+    finally:
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+
+
+def _become_beside(pages: Iterator[bytes], writing: int, parent_id: int) -> NoReturn:
+    try:
+        die_with_parent()
+        if os.getppid() == parent_id:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            gc.disable()
+            with open(writing, "wb", buffering=0) as pipe:
+                try:
+                    for page in pages:
+                        _write_all(pipe, _HEAD.pack(len(page), _PAGE) + page)
+                    _write_all(pipe, _HEAD.pack(0, _END))
+                except Exception as error:  # noqa: BLE001 the outermost loop here
+                    told = pickle.dumps(error)
+                    _write_all(pipe, _HEAD.pack(len(told), _ERROR) + told)
+    finally:
+        # Nothing that the parent would do at its end is to be done twice.
+        os._exit(0)
+
+
+def _write_all(pipe: RawIOBase, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[pipe.write(view) or 0 :]
+
+
+def _killed() -> UnavailableError:
+    return UnavailableError(
+        "a worker process was killed from outside",
+        code="worker-died",
+        advice="look for the out-of-memory killer in the kernel log, then run it again",
+    )
 
 
 _installed: list[Callable[[Any], Any]] = []

@@ -89,6 +89,9 @@ class SimDirectory:
     def expect_directories(self, paths: Sequence[bytes]) -> None:
         """See ReadableDirectory."""
 
+    def expect_metadata(self, paths: Sequence[bytes]) -> None:
+        """See ReadableDirectory."""
+
     def expect(self, files: Sequence[ExpectedFile], algorithm: str) -> None:
         """See ReadableDirectory."""
 

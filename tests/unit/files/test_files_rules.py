@@ -6,6 +6,7 @@ in, decisions are compared; pairs of kinds are gone through in full.
 
 import itertools
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -34,6 +35,7 @@ from holdfast.files.rules import (
     decide_shared,
     deletions_allowed,
     is_racy,
+    is_same_file,
     is_sampled,
     is_trusted,
     judge_digests,
@@ -124,6 +126,17 @@ def test_only_one_side(kind: FileKind) -> None:
 )
 def test_same_kind(source: Stat, target: Stat, expected: Decision) -> None:
     assert decide(source, target) == expected
+    assert not is_same_file(source, target) or expected == Decision(Action.KEEP, Reason.SAME)
+
+
+@pytest.mark.parametrize("field", Stat._fields)
+def test_same_file_is_so_in_all_that_a_copy_sets(field: str) -> None:
+    values: list[Any] = list(FILE)
+    values[Stat._fields.index(field)] = FileKind.SYMLINK if field == "kind" else 5
+    changed = Stat(*values)
+    same = field in ("ctime_ns", "inode", "device", "allocated_bytes")
+    assert is_same_file(FILE, changed) is same
+    assert not is_same_file(changed, changed) or field not in ("kind", "links_count")
 
 
 def test_links_and_attributes_are_told_by_the_caller() -> None:
@@ -301,7 +314,7 @@ def test_metadata_is_judged() -> None:
     assert judged(FILE, None) is VerifyOutcome.MISSING_AT_TARGET
     assert judged(FIFO, None) is VerifyOutcome.SKIPPED
     assert judged(FILE, SYMLINK) is VerifyOutcome.METADATA_DIFFERS
-    assert judged(FILE, FILE._replace(size_bytes=1)) is VerifyOutcome.DIGEST_DIFFERS
+    assert judged(FILE, FILE._replace(size_bytes=1)) is VerifyOutcome.METADATA_DIFFERS
     assert judged(FILE, FILE._replace(mode=0)) is None  # Its content is looked at first.
     assert judged(SYMLINK, SYMLINK) is VerifyOutcome.MATCHED
     assert judged(SYMLINK, SYMLINK, same_link=False) is VerifyOutcome.METADATA_DIFFERS

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from holdfast.errors import HoldfastError, InvalidRequestError, NotFoundError
+from holdfast.errors import CapacityError, HoldfastError, InvalidRequestError, NotFoundError
 from holdfast.files.listing import Exclusions, Listed, Walk, join_listings
 from holdfast.model.limits import PATH_BYTES_MAX
 from holdfast.model.tree import SIDE_DIRECTORY, FileKind, Stat, join_path
@@ -50,6 +50,23 @@ def test_order_is_that_of_whole_paths_as_bytes() -> None:
     ]  # fmt: skip
     assert found == expected == sorted(expected)
     assert failures.found == []
+
+
+def test_a_tree_of_too_many_entries_ends_the_walk() -> None:
+    """Over all directories together, so that no source can have one walk for ever."""
+    tree = SimDirectory()
+    for path in (b"a", b"a/a", b"a/a/a", b"a/a/a/a"):
+        tree.make_directory(path)
+    for most, is_enough in ((4, True), (3, False)):
+        walked = Walk(
+            directory=tree, exclusions=Exclusions(()), on_failure=Failures(), entries_max=most
+        )
+        if is_enough:
+            assert len(list(walked)) == most
+            continue
+        with pytest.raises(CapacityError) as raised:
+            list(walked)
+        assert raised.value.code == "listing-too-large"
 
 
 def test_side_directory_is_left_out_at_the_root_only() -> None:

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from starlette.responses import PlainTextResponse
@@ -20,6 +21,7 @@ from holdfast.server.serving import (
     names_of,
     stop_servers,
 )
+from holdfast.stores.nodes.channel import UNANSWERED_MS
 
 HEAD_S = 0.5
 
@@ -51,6 +53,49 @@ def seconds_until_closed(client: socket.socket) -> float:
     except ConnectionResetError:
         pass
     return time.monotonic() - began
+
+
+def test_what_is_accepted_has_a_time_to_acknowledge_in() -> None:
+    """Invariant 5 of serving.py."""
+    with bind("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            option = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            assert option == UNANSWERED_MS
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+@pytest.mark.slow
+def test_the_socket_of_a_client_that_takes_nothing_is_freed() -> None:
+    """Invariant 5 of serving.py: though it lives, acknowledges, and megabytes wait for it."""
+    listening = bind("127.0.0.1", 0)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1500)
+    server = make_server(PlainTextResponse(bytes(16 << 20)), None)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
+    thread.start()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(listening.getsockname())
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert client.recv(12) == b"HTTP/1.1 200"
+        pair = (listening.getsockname(), client.getsockname())
+        assert is_established(*pair)
+        began = time.monotonic()
+        while is_established(*pair):
+            assert time.monotonic() - began < 20, "the server still holds the socket"
+            time.sleep(0.1)
+    stop_servers([server])
+    thread.join()
+
+
+def is_established(own: tuple[str, int], other: tuple[str, int]) -> bool:
+    """Say whether there is a socket of this machine at one address connected to another."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, state = line.split()[:4]
+        ports = [int(address.rpartition(":")[2], 16) for address in (local, remote)]
+        if ports == [own[1], other[1]] and state == "01":
+            return True
+    return False
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: a\r\n"])

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.certificates import Authority
+from tests.support.slow_clients import besieging
 from tests.support.stream import EXPORT, StreamServer
 from tests.support.trees import pattern, write
 
@@ -34,6 +35,8 @@ from holdfast.stores.nodes.messages import Hello, Kind
 from holdfast.stores.nodes.wire import MAGIC, VERSION, encode_frame
 
 TOKEN = b"secret"
+SIEGE_ROUNDS = int(os.environ.get("HOLDFAST_SIEGE_ROUNDS", "8"))
+"""How often an honest client comes during an attack."""
 
 
 def only_token(token: bytes | None, _names: tuple[str, ...]) -> frozenset[Permission]:
@@ -213,6 +216,28 @@ def test_slow_loris_cannot_hold_places(server: StreamServer) -> None:
     wait_for_place(server, 5)
     for each in clients:
         each.close()
+
+
+@pytest.mark.slow
+def test_while_all_places_are_attacked_an_honest_client_gets_through(server: StreamServer) -> None:
+    """S2: whoever does not say who it is gives way to the next."""
+    server.connections_max = 4
+    server.authorize = only_token
+    server.start()
+    hello = encode_frame(Kind.HELLO, 0, Hello(MAGIC, VERSION, EXPORT, TOKEN))
+    with besieging(
+        ("127.0.0.1", server.port),
+        clients=12,
+        opening=hello[:1],
+        attack=lambda client: client.sendall(hello[1:2]),
+    ) as siege:
+        for _ in range(SIEGE_ROUNDS):
+            tree = open_node_directory(server.address(), token=TOKEN, patience_s=5)
+            assert tree.stat(b"a").size_bytes == 12
+            time.sleep(0.5)
+            assert [path for path, _ in tree.list_names(ROOT_PATH)] == [b"a", b"d", b"snapshots"]
+            tree.close()
+    assert siege.connections > 2 * server.connections_max
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from holdfast.errors import CancelledError, CapacityError, UnavailableError
 from holdfast.stores.pace import SharedPace
-from holdfast.stores.processes import InlineWorkers, ProcessWorkers
+from holdfast.stores.processes import InlineWorkers, ProcessWorkers, run_beside
 from holdfast.stores.system import SystemClock
 
 PATIENCE_S = 20.0
@@ -178,3 +178,42 @@ def test_no_worker_outlives_a_killed_parent(tmp_path: Path) -> None:
     while any(is_alive(pid) for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not any(is_alive(pid) for pid in workers)
+
+
+def test_pages_from_beside_come_in_order_and_whole() -> None:
+    pages = [b"%d" % number * 3000 for number in range(100)] + [b""]
+    assert list(run_beside(iter(pages))) == pages
+
+
+def test_what_goes_wrong_beside_is_raised_here_after_what_came_before() -> None:
+    def pages() -> Iterator[bytes]:
+        yield b"first"
+        raise CapacityError("no room", code="disk-full", path=b"x")
+
+    coming = run_beside(pages())
+    assert next(coming) == b"first"
+    with pytest.raises(CapacityError, match="no room"):
+        next(coming)
+
+
+def test_process_beside_that_is_killed_is_told() -> None:
+    def pages() -> Iterator[bytes]:
+        yield b"%d" % os.getpid()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    coming = run_beside(pages())
+    assert int(next(coming)) != os.getpid()
+    with pytest.raises(UnavailableError, match="killed"):
+        next(coming)
+
+
+def test_process_beside_ends_with_the_iteration() -> None:
+    def pages() -> Iterator[bytes]:
+        while True:
+            yield b"%d" % os.getpid()
+
+    coming = run_beside(pages())
+    pid = int(next(coming))
+    assert isinstance(coming, Generator)
+    coming.close()
+    assert not is_alive(pid)

@@ -46,6 +46,11 @@ class Call:
         """The Idempotency-Key header."""
         return self.request.headers.get("idempotency-key")
 
+    @property
+    def address(self) -> str:
+        """Of the host that asks; empty where the server does not know it."""
+        return self.request.client.host if self.request.client is not None else ""
+
     def accepts(self, media_type: str) -> bool:
         """Say whether the caller names this media type in Accept."""
         named = self.request.headers.get("accept", "").split(",")

@@ -66,14 +66,15 @@ class FileAnswers:
         """Answer all files of the instance."""
         services = self._services
         instance = instance_of(services, call.host)
-        permit = self._lists.take()
-        return await PiecewiseResponse(
+        permit = self._lists.take(call.address)
+        permit.answering = answer = PiecewiseResponse(
             list_files(instance, services.open_directory, self._exclusions_of),
             self._pool,
             headers={"content-type": "application/json"},
             on_end=permit.release,
             send_timeout_s=services.client_timeout_s,
-        ).begin()
+        )
+        return await answer.begin()
 
     async def get_file(self, call: Call) -> Response:
         """Answer a file, a part of it, or its digest."""
@@ -84,7 +85,7 @@ class FileAnswers:
                 code="no-permission",
                 advice="ask the operator of the node for the permission copy",
             )
-        permit = self.permits.take()
+        permit = self.permits.take(call.address)
         try:
             if wants_digest:
                 with permit:
@@ -113,7 +114,7 @@ class FileAnswers:
         is_whole = part == (0, size_bytes)
         if not is_whole:
             headers["content-range"] = content_range(part, size_bytes)
-        return PiecewiseResponse(
+        permit.answering = answer = PiecewiseResponse(
             file.read(part.start + len(first), part.end),
             self._pool,
             status_code=200 if is_whole else 206,
@@ -122,6 +123,7 @@ class FileAnswers:
             send_timeout_s=self._services.client_timeout_s,
             first=first,
         )
+        return answer
 
     async def _digest(self, call: Call) -> Response:
         asked = call.query["digestAlgorithm"]

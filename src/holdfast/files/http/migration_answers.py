@@ -5,6 +5,7 @@ guards before, and by the journal and the runner behind `services.start`.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -193,7 +194,7 @@ class MigrationAnswers:
     async def _cancel(self, call: Call, kind: MigrationKind) -> Response:
         task = await self._find(call, kind)
         try:
-            task = await asyncio.to_thread(self._services.journal.request_cancel, task.id)
+            task = await asyncio.to_thread(self._services.cancel, task.id)
         except StateError:
             # It has ended meanwhile, or before: Sidecar answers with how.
             task = await self._find(call, kind)
@@ -204,15 +205,17 @@ class MigrationAnswers:
         instance = instance_of(self._services, call.host)
         outcome, cursor = call.query.get("outcome"), call.query.get("cursor")
         if call.accepts(NDJSON):
-            permit = self._streams.take()
-            lines = _result_lines(self._services, instance, task, outcome, cursor)
-            return await PiecewiseResponse(
+            permit = self._streams.take(call.address)
+            limit = page_limit(call.query) if "limit" in call.query else None
+            lines = _result_lines(self._services, instance, task, outcome, cursor, limit)
+            permit.answering = answer = PiecewiseResponse(
                 lines,
                 None,
                 headers={"content-type": NDJSON},
                 on_end=permit.release,
                 send_timeout_s=self._services.client_timeout_s,
-            ).begin()
+            )
+            return await answer.begin()
         page = await asyncio.to_thread(
             results_page,
             self._services.state,
@@ -226,17 +229,41 @@ class MigrationAnswers:
 
 
 def _result_lines(
-    services: NodeServices, instance: Instance, task: Task, outcome: str | None, cursor: str | None
+    services: NodeServices,
+    instance: Instance,
+    task: Task,
+    outcome: str | None,
+    cursor: str | None,
+    limit: int | None,
 ) -> Generator[bytes, None, None]:
-    """Yield all results from a cursor on as JSON lines, a page at a time."""
+    """Yield results from a cursor on as JSON lines, a page at a time; last, the sum of them.
+
+    Args:
+        limit: Of entries; None for all.
+    """
+    counts: Counter[str] = Counter()
+    left = limit
     while True:
+        most = PAGE_MAX if left is None else min(left, PAGE_MAX)
         page = results_page(
-            services.state, instance, task, outcome=outcome, cursor=cursor, limit=PAGE_MAX
+            services.state, instance, task, outcome=outcome, cursor=cursor, limit=most
         )
+        counts.update(str(entry["outcome"]) for entry in page.entries)
         yield b"".join(msgspec.json.encode(entry) + b"\n" for entry in page.entries)
         cursor = page.cursor_next
-        if cursor is None:
-            return
+        left = None if left is None else left - len(page.entries)
+        if cursor is None or left == 0:
+            break
+    shown = _VIEW[MigrationKind(task.kind)](task)
+    summary = {
+        "entries": counts.total(),
+        "outcomes": counts,
+        "cursorNext": cursor,
+        "progress": shown["progress"],
+        "trend": shown.get("trend"),
+    }
+    # A stream that broke off has no such line, so nobody takes it for whole.
+    yield msgspec.json.encode({"summary": summary}) + b"\n"
 
 
 def _created(route: str, name: str) -> Response:

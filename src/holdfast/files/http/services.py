@@ -14,6 +14,7 @@ from holdfast.files.http.mounting import Mounted
 from holdfast.files.http.permits import CLIENT_TIMEOUT_S
 from holdfast.files.migration.model import Instance, MigrationKind
 from holdfast.model.access import Permission
+from holdfast.model.ids import TaskId
 from holdfast.ports import Clock, ReadableDirectory
 from holdfast.tasks.journal import TaskJournal
 from holdfast.tasks.model import Task
@@ -69,6 +70,9 @@ class NodeServices:
     """By the host name a request is made to (its Host header without port); lower case."""
     journal: TaskJournal
     start: StartTask
+    cancel: Callable[[TaskId], Task]
+    """Ask a task to stop soon; one that does not run is cancelled at once. Blocking. StateError
+    (`task-finished`) if it had ended otherwise."""
     let_go: Callable[[Instance], None]
     """Remove what a migration that is complete replaced or deleted here; blocking, maybe long."""
     open_directory: Callable[[bytes], ReadableDirectory]

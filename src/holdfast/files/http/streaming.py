@@ -59,6 +59,20 @@ class PiecewiseResponse(Response):
         self._send_timeout_s = send_timeout_s
         self._first = first
         self._running: asyncio.Future[bytes | None] | None = None
+        self._sending: asyncio.Timeout | None = None
+        """While a piece waits for its client."""
+        self._sending_since = 0.0
+
+    def still_s(self) -> float:
+        """See Answering."""
+        if self._sending is None:
+            return 0.0
+        return asyncio.get_running_loop().time() - self._sending_since
+
+    def break_off(self) -> None:
+        """See Answering."""
+        if self._sending is not None and not self._sending.expired():
+            self._sending.reschedule(asyncio.get_running_loop().time())
 
     async def begin(self) -> "PiecewiseResponse":
         """Make the first piece, so that an early failure still has an answer of its own."""
@@ -94,11 +108,18 @@ class PiecewiseResponse(Response):
             # The next is made while this one is sent.
             following = None if is_last else self._start()
             body = {"type": "http.response.body", "body": piece or b"", "more_body": not is_last}
-            async with asyncio.timeout(self._send_timeout_s):
-                await send(body)
+            await self._send_piece(send, body)
             if following is None:
                 return
             piece = await asyncio.shield(following)
+
+    async def _send_piece(self, send: Send, body: dict[str, object]) -> None:
+        self._sending_since = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(self._send_timeout_s) as self._sending:
+                await send(body)
+        finally:
+            self._sending = None
 
     def abandon(self) -> None:
         """Give back what it holds, now or as soon as its thread is done."""

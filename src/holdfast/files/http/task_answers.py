@@ -43,6 +43,7 @@ class TaskAnswers:
 
     def __init__(self, services: NodeServices) -> None:
         self._journal = services.journal
+        self._cancel = services.cancel
         self._client_timeout_s = services.client_timeout_s
         self._verification_kinds = services.verification_kinds
         self._streams = Permits(EVENT_STREAMS_MAX, "too many clients follow tasks at once")
@@ -86,7 +87,7 @@ class TaskAnswers:
             rate = change.rate_bytes_per_second
             task = await asyncio.to_thread(self._journal.request_rate, task.id, rate)
         if change.cancel:
-            task = await asyncio.to_thread(self._journal.request_cancel, task.id)
+            task = await asyncio.to_thread(self._cancel, task.id)
         return JSONResponse(plain_object(task))
 
     async def follow_task(self, call: Call) -> Response:

@@ -58,7 +58,7 @@ class Comparing:
         finding: MetadataFinding,
         run: int,
     ) -> None:
-        outcome = _outcome(source, target, finding)
+        outcome = _outcome(finding)
         if outcome is None:
             return
         evidence = Evidence(path=path, source_stat=source, target_stat=target, known=None)
@@ -77,9 +77,7 @@ class Comparing:
             self.unlisted.append(Finding(path, VerifyOutcome.FAILED, error.message))
 
 
-def _outcome(
-    source: Stat | None, target: Stat | None, finding: MetadataFinding
-) -> VerifyOutcome | None:
+def _outcome(finding: MetadataFinding) -> VerifyOutcome | None:
     """Return how an entry stands that does not match; a repair goes by that."""
     match finding:
         case MetadataFinding.NOT_AT_SOURCE:
@@ -87,9 +85,6 @@ def _outcome(
         case MetadataFinding.NOT_AT_DESTINATION:
             return VerifyOutcome.MISSING_AT_TARGET
         case MetadataFinding.MISMATCH:
-            same_kind = source and target and source.kind is target.kind
-            if same_kind and source and target and source.size_bytes != target.size_bytes:
-                return VerifyOutcome.DIGEST_DIFFERS
             return VerifyOutcome.METADATA_DIFFERS
         case MetadataFinding.MATCHED | MetadataFinding.SPECIAL:
             return None

@@ -1,17 +1,20 @@
 """The directories of an instance and their source, opened for one pass."""
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.errors import StateError
+from holdfast.errors import ConflictError, StateError
 from holdfast.files.ledger import Ledger
 from holdfast.files.migration.exclusions import exclusions_of, kept_patterns
 from holdfast.files.migration.latch import Latch
 from holdfast.files.migration.model import Instance, InstanceDirectory, LatchState, SourcePeer
+from holdfast.files.model import Finding
 from holdfast.files.pair import Manner, Means, Pair, ledger_path
 from holdfast.files.watching import TaskWatch
+from holdfast.model.ids import TaskId
 from holdfast.ports import Directory, Entropy, ReadableDirectory
 from holdfast.proof.digests import Algorithm
 from holdfast.tasks.runner import TaskContext
@@ -41,6 +44,29 @@ class OpenDirectory:
     target: Directory
     exclude: tuple[str, ...]
     """As they are told in a proof."""
+
+    def named(self, findings: Iterable[Finding]) -> list[Finding]:
+        """Return findings by their place in the instance."""
+        prefix = self.directory.name.encode() + b"/"
+        return [found._replace(path=prefix + found.path) for found in findings]
+
+    def recognise_source(self, task_id: TaskId) -> None:
+        """Keep which tree the source is, or compare it with what this task kept before.
+
+        Raises:
+            ConflictError: `source-replaced`: an earlier pass or attempt copied from another tree.
+        """
+        assert self.pair.source is not None
+        found = json.dumps([task_id, self.pair.source.describe()], sort_keys=True)
+        known = self.pair.ledger.get("copied from") or found
+        if known != found and json.loads(known)[0] == task_id:
+            raise ConflictError(
+                f"the source of {self.directory.name} is not the tree it was: "
+                f"{json.loads(known)[1]} before, {json.loads(found)[1]} now",
+                code="source-replaced",
+                advice="check that the source serves the right directories, then copy again",
+            )
+        self.pair.ledger.set("copied from", found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

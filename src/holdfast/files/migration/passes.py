@@ -28,18 +28,17 @@ from holdfast.files.migration.opening import (
     Opening,
     refuse_completed,
 )
+from holdfast.files.migration.outages import Outages
 from holdfast.files.migration.requests import spell_algorithm
 from holdfast.files.migration.rules import (
-    OUTAGE_S_MAX,
+    MAKING,
     Again,
     GiveUp,
     Judgement,
     Succeeded,
-    back_off_s,
     check_migration_deletions,
     decide_next,
     is_curable,
-    is_outage,
     is_success,
     judge_plans,
     making_count,
@@ -63,7 +62,7 @@ from holdfast.files.model import (
 from holdfast.files.results import FINDINGS_MAX, findings_result, plain, plain_object
 from holdfast.files.rules import trend_of
 from holdfast.files.side_directory import partial_bytes
-from holdfast.model.tree import ROOT_PATH
+from holdfast.model.tree import ROOT_PATH, display_path
 from holdfast.proof.statement import VerificationMode
 from holdfast.tasks.runner import TaskContext
 
@@ -103,6 +102,7 @@ class CopyPasses:
         """Of the last pass, by the wall clock."""
         self._trend: dict[str, object] | None = None
         self._telling = Telling(context, surroundings.clock, self._names, self._compose)
+        self._outages = Outages(self._telling, surroundings.clock, surroundings.entropy)
         self._result: dict[str, object] = {}
 
     def run(self) -> Mapping[str, object]:
@@ -114,13 +114,13 @@ class CopyPasses:
         while True:
             self._now = Iteration(iteration=len(self._ended))
             self._run_pass()
-            match decide_next(self._ended, self._request.max_iterations, self._draw()):
+            match decide_next(self._ended, self._request.max_iterations, self._outages.draw()):
                 case Succeeded():
                     return self._result | self._verify()
                 case GiveUp():
                     raise self._passes_failed()
                 case Again(after_s=after_s):
-                    self._wait(after_s)
+                    self._outages.wait(after_s)
 
     def _compose(self) -> Mapping[str, object]:
         passes = self._ended if self._now in self._ended else [*self._ended, self._now]
@@ -137,7 +137,6 @@ class CopyPasses:
 
     def _run_pass(self) -> None:
         """Make a pass, waiting for a source that is away; it ends in an end state."""
-        away_since_ns, outages = None, 0
         while True:
             try:
                 self._pass()
@@ -145,24 +144,19 @@ class CopyPasses:
                 self._end(IterationState.CANCELLED)
                 raise
             except HoldfastError as error:
-                now_ns = self._clock.monotonic_ns()
-                if away_since_ns is None or self._now.bytes_downloaded:
-                    away_since_ns, outages = now_ns, 0
-                outages += 1
-                if is_outage(error) and now_ns - away_since_ns < OUTAGE_S_MAX * 1e9:
-                    self._start_again(error, outages)
+                heard = self._now.bytes_downloaded > 0
+                if self._outages.is_worth_waiting(error, was_heard=heard):
+                    self._begin_anew(error)
                     continue
                 self._end(IterationState.FAILED, error.message)
                 if not is_curable(error):
                     raise
             return
 
-    def _start_again(self, error: HoldfastError, outages: int) -> None:
+    def _begin_anew(self, error: HoldfastError) -> None:
         self._now = Iteration(iteration=len(self._ended), reason=error.message)
-        self._context.event("source-away", **error.as_problem())
         try:
-            self._telling.now()
-            self._wait(back_off_s(outages, self._draw()))
+            self._outages.sit_out(error)
         except CancelledError:
             self._end(IterationState.CANCELLED)
             raise
@@ -175,6 +169,8 @@ class CopyPasses:
         with self._opening.all(
             self._telling.of_directories, lambda path: Ledger(path, algorithm)
         ) as opened:
+            for each in opened:
+                each.recognise_source(self._context.task.id)
             self._to(replace(self._now, state=IterationState.CLEANING))
             planned = [self._plan(each) for each in opened]
             plans = [plan for plan, _ in planned]
@@ -211,7 +207,7 @@ class CopyPasses:
                 left = sum(making_count(plan.counts) for plan in plans)
                 self._end(IterationState.SUCCESS, f"{left} entries are left for a later copy")
             case Judgement.OVER:
-                self._end(IterationState.FAILED, "something is missing and no pass is left")
+                self._end(IterationState.FAILED, _missing(opened))
             case Judgement.UNLISTED:
                 self._end(IterationState.FAILED, _unlisted(findings))
             case Judgement.EQUAL:
@@ -220,7 +216,7 @@ class CopyPasses:
                 done = is_success(reports) and not self._now.deletions_withheld
                 self._end(
                     IterationState.SUCCESS if done else _end_of(reports, findings),
-                    "" if done else _why(reports, findings),
+                    "" if done else _why(opened, reports, findings),
                 )
             case Judgement.DOWNLOAD:
                 self._download(opened, plans, findings)
@@ -241,7 +237,7 @@ class CopyPasses:
             )
         )
         reports = self._carry_out(opened, plans)
-        self._end(_end_of(reports, findings), _why(reports, findings))
+        self._end(_end_of(reports, findings), _why(opened, reports, findings))
 
     def _plan(self, opened: OpenDirectory) -> tuple[PlanSummary, list[Finding]]:
         """Plan one directory, on the ledger that this task takes over by it."""
@@ -257,7 +253,8 @@ class CopyPasses:
         def on_progress(entries: int, size_bytes: int) -> None:
             watch.progress(entries_done=entries, bytes_done=size_bytes)
 
-        return pair.plan(options, on_progress)
+        summary, findings = pair.plan(options, on_progress)
+        return summary, opened.named(findings)
 
     def _check_room(self, opened: list[OpenDirectory], plans: list[PlanSummary]) -> None:
         """Raise CapacityError (`disk-would-fill`) where a file system lacks room for all of it."""
@@ -363,7 +360,7 @@ class CopyPasses:
     ) -> None:
         found = list(findings)
         for each in opened:
-            found += each.pair.ledger.plan.findings(FINDINGS_MAX)
+            found += each.named(each.pair.ledger.plan.findings(FINDINGS_MAX))
         self._result = {
             "plans": {name: plain(plan) for name, plan in zip(self._names, plans, strict=True)},
             "findings": findings_result(found),
@@ -388,16 +385,6 @@ class CopyPasses:
         )
         return {"verification": run.run()}
 
-    def _wait(self, duration_s: float) -> None:
-        """Wait; raises CancelledError soon after somebody asked to stop."""
-        while duration_s > 0:
-            self._clock.sleep(min(duration_s, 0.5))
-            duration_s -= 0.5
-            self._telling.now()
-
-    def _draw(self) -> float:
-        return int.from_bytes(self._in.entropy.random_bytes(4), "big") / 2**32
-
     def _passes_failed(self) -> StateError:
         last = self._ended[-1]
         return StateError(
@@ -418,11 +405,33 @@ def _end_of(reports: Sequence[CopyReport], findings: Sequence[Finding]) -> Itera
     return IterationState.FAILED if failed or findings else IterationState.DOWNLOAD_COMPLETE
 
 
-def _why(reports: Sequence[CopyReport], findings: Sequence[Finding]) -> str:
+def _why(
+    opened: Sequence[OpenDirectory], reports: Sequence[CopyReport], findings: Sequence[Finding]
+) -> str:
     failed = sum(report.counts.get(CopyOutcome.FAILED, 0) for report in reports)
-    reasons = [f"{failed} entries failed"] if failed else []
-    return ", ".join(reasons + ([_unlisted(findings)] if findings else []))
+    reasons = []
+    if failed:
+        first = next(
+            found
+            for each in opened
+            for found in each.named(each.pair.ledger.plan.findings(1, CopyOutcome.FAILED))
+        )
+        reasons.append(f"{failed} entries failed, the first: {_told(first)}")
+    return "; ".join(reasons + ([_unlisted(findings)] if findings else []))
+
+
+def _missing(opened: Sequence[OpenDirectory]) -> str:
+    first = next(
+        f"{each.directory.name}/{display_path(item.path)}"
+        for each in opened
+        for item in each.pair.ledger.plan.open_items(*MAKING)
+    )
+    return f"entries are missing or have changed, the first: {first}; no pass is left for them"
 
 
 def _unlisted(findings: Sequence[Finding]) -> str:
-    return f"{len(findings)} parts could not be listed, the first: {findings[0].detail}"
+    return f"{len(findings)} parts could not be listed, the first: {_told(findings[0])}"
+
+
+def _told(finding: Finding) -> str:
+    return f"{display_path(finding.path)}: {finding.detail}"

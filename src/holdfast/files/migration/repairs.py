@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from holdfast.errors import StateError
+from holdfast.errors import HoldfastError, StateError
 from holdfast.files.ledger import Ledger
 from holdfast.files.migration.model import (
     Instance,
@@ -17,6 +17,8 @@ from holdfast.files.migration.opening import (
     open_ledger_as_it_is,
     refuse_completed,
 )
+from holdfast.files.migration.outages import Outages
+from holdfast.files.migration.rules import BEGINNINGS_MAX
 from holdfast.files.migration.telling import Telling
 from holdfast.files.model import OPEN, VerifyOptions, VerifyOutcome
 from holdfast.files.repairing import REPAIRABLE
@@ -50,13 +52,24 @@ class RepairRun:
         )
         names = [directory.name for directory in instance.directories]
         self._telling = Telling(context, surroundings.clock, names, dict)
+        self._outages = Outages(self._telling, surroundings.clock, surroundings.entropy)
 
     def run(self) -> Mapping[str, object]:
-        """Do it and return the result of the task.
+        """Do it and return the result of the task; a source that is away is waited for.
 
         Raises:
             StateError: `results-replaced`: what that verification found is no longer known.
         """
+        for _ in range(1, BEGINNINGS_MAX):
+            try:
+                return self._run_once()
+            except HoldfastError as error:
+                if not self._outages.is_worth_waiting(error, was_heard=False):
+                    raise
+                self._outages.sit_out(error)
+        return self._run_once()
+
+    def _run_once(self) -> Mapping[str, object]:
         refuse_completed(self._instance)
         with self._opening.all(self._telling.of_directories, open_ledger_as_it_is) as opened:
             for each in opened:

@@ -4,8 +4,8 @@ Invariants:
 1. SUCCESS is reached only from a plan over fresh listings of every directory, listed whole, that
    has nothing left to make or fetch, or so little that the threshold allows to leave it.
 2. With a threshold of 1 nothing is left: such a success means that both sides were equal.
-3. What no further pass can cure ends the copy at once; an absent source is waited for, at most
-   OUTAGE_S_MAX without a sign of it, and costs no pass.
+3. What no further pass can cure ends the copy at once, another tree in the source's place among
+   it; an absent source is waited for, at most OUTAGE_S_MAX without a sign of it, and costs no pass.
 4. Nothing is deleted in a pass in which any directory failed, changed or could not be listed.
 """
 
@@ -40,7 +40,9 @@ MAKING: Final = (Action.MAKE_DIRECTORY, Action.MAKE_SYMLINK, Action.FETCH, Actio
 BACK_OFF_FIRST_S: Final = 1.0
 BACK_OFF_S_MAX: Final = 60.0
 OUTAGE_S_MAX: Final = 600.0
-"""How long a source may be away before the copy gives up."""
+"""How long a source may be away before a task gives up."""
+BEGINNINGS_MAX: Final = 10
+"""How often a verification or repair begins, which after an absence must begin all over."""
 _CURABLE: Final = frozenset({"unavailable", "outcome-unknown", "integrity", "conflict"})
 
 
@@ -149,7 +151,7 @@ def back_off_s(failures: int, draw: float) -> float:
 
 def is_curable(error: HoldfastError) -> bool:
     """Say whether another pass may go better (invariant 3)."""
-    return error.kind in _CURABLE
+    return error.kind in _CURABLE and error.code != "source-replaced"
 
 
 def is_outage(error: HoldfastError) -> bool:

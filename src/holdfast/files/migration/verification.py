@@ -13,14 +13,16 @@ from holdfast.files.evidence import Evidence
 from holdfast.files.ledger import Ledger
 from holdfast.files.migration.comparing import Comparing
 from holdfast.files.migration.model import (
+    Counters,
     Instance,
     SourcePeer,
     VerificationRequest,
     VerificationState,
 )
 from holdfast.files.migration.opening import MigrationSurroundings, OpenDirectory, Opening
+from holdfast.files.migration.outages import Outages
 from holdfast.files.migration.requests import parse_digest_algorithm
-from holdfast.files.migration.rules import Tally, judge_listed
+from holdfast.files.migration.rules import BEGINNINGS_MAX, Tally, judge_listed
 from holdfast.files.migration.telling import Telling
 from holdfast.files.model import Finding, Verdict, VerifyOptions, VerifyOutcome, VerifyReport
 from holdfast.files.pair import explain_by_plan
@@ -79,17 +81,14 @@ class VerificationRun:
         self._tally = Tally()
         names = [directory.name for directory in instance.directories]
         self._telling = Telling(context, surroundings.clock, names, self._compose)
+        self._outages = Outages(self._telling, surroundings.clock, surroundings.entropy)
         self._findings: list[Finding] = []
         self._directories: list[dict[str, object]] = []
 
     def run(self) -> dict[str, object]:
-        """Do it and return the result of the task."""
+        """Do it and return the result of the task; a source that is away is waited for."""
         try:
-            # A seeded digest cannot be checked by who does not know the seed: no proof of it.
-            with self._opening.all(
-                self._telling.of_directories, self._open_ledger, prove=not self._seed
-            ) as opened:
-                self._state, self._reason = self._verify(opened)
+            self._run_through_outages()
         except CancelledError:
             self._state = VerificationState.CANCELLED
             self._telling.last()
@@ -105,6 +104,31 @@ class VerificationRun:
             "findings": findings_result(self._findings),
         }
 
+    def _run_through_outages(self) -> None:
+        for _ in range(1, BEGINNINGS_MAX):
+            try:
+                return self._run_once()
+            except HoldfastError as error:
+                heard = self._tally.counters() != Counters()
+                if not self._outages.is_worth_waiting(error, was_heard=heard):
+                    raise
+                self._forget(error)
+                self._outages.sit_out(error)
+        return self._run_once()
+
+    def _run_once(self) -> None:
+        # A seeded digest cannot be checked by who does not know the seed: no proof of it.
+        with self._opening.all(
+            self._telling.of_directories, self._open_ledger, prove=not self._seed
+        ) as opened:
+            self._state, self._reason = self._verify(opened)
+
+    def _forget(self, error: HoldfastError) -> None:
+        """Count anew: what was read before an absence says nothing of now."""
+        self._reason = error.message
+        self._tally = Tally()
+        self._findings, self._directories = [], []
+
     def _open_ledger(self, path: Path) -> Ledger:
         return Ledger(path, self._algorithm, seed=self._seed)
 
@@ -119,6 +143,7 @@ class VerificationRun:
         return {**self._told(), **self._figures()}
 
     def _verify(self, opened: list[OpenDirectory]) -> tuple[VerificationState, str]:
+        self._reason = ""
         self._telling.enter("comparing")
         for each in opened:
             each.pair.ledger.set("verified by", self._context.task.id)
@@ -187,9 +212,7 @@ class VerificationRun:
 
     def _take_findings(self, opened: list[OpenDirectory]) -> None:
         for each in opened:
-            found = each.pair.ledger.entries.findings(FINDINGS_MAX)
-            prefix = each.directory.name.encode() + b"/"
-            self._findings += [finding._replace(path=prefix + finding.path) for finding in found]
+            self._findings += each.named(each.pair.ledger.entries.findings(FINDINGS_MAX))
 
 
 def _expected(opened: OpenDirectory) -> tuple[int, int]:

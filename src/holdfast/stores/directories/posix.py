@@ -100,6 +100,9 @@ class PosixReadableDirectory:
     def expect_directories(self, paths: Sequence[bytes]) -> None:
         """See ReadableDirectory. The kernel reads ahead by itself."""
 
+    def expect_metadata(self, paths: Sequence[bytes]) -> None:
+        """See ReadableDirectory."""
+
     def expect(self, files: Sequence[ExpectedFile], algorithm: str) -> None:
         """See ReadableDirectory."""
 

@@ -13,7 +13,7 @@ Invariants:
 import ssl
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from holdfast.errors import HoldfastError
 from holdfast.model.limits import (
@@ -23,13 +23,7 @@ from holdfast.model.limits import (
     READ_AHEAD_ENTRIES_MAX,
     STREAM_PATHS_MAX,
 )
-from holdfast.model.tree import (
-    ROOT_PATH,
-    Capabilities,
-    Stat,
-    display_path,
-    join_path,
-)
+from holdfast.model.tree import ROOT_PATH, Capabilities, Stat, display_path, join_path
 from holdfast.ports import Clock, Entropy, ExpectedFile, FileDigest, SmallFile
 from holdfast.stores.nodes.connection import (
     PATIENCE_S,
@@ -126,6 +120,7 @@ class NodeDirectory:
         self._listed: dict[bytes, ListingReply] = {}
         self._open_listings: OrderedDict[bytes, ListingReply] = OrderedDict()
         self._links: dict[bytes, bytes] = {}
+        self._metadata: dict[tuple[Kind, bytes], ValueReply[Any]] = {}
         self._expected: deque[ExpectedFile] = deque()
         self._bundled: set[bytes] = set()
         self._bundles: deque[BundleReply] = deque()
@@ -169,7 +164,10 @@ class NodeDirectory:
 
     def stat(self, path: bytes) -> Stat:
         """See ReadableDirectory."""
-        found = self._stat_paths([path])[0]
+        self._enter()
+        ahead = self._metadata.pop((Kind.STAT, path), None)
+        request = PathsRequest([path])
+        found = stats_of(self._ask_value(Kind.STAT, request, Kind.STATS, StatsReply, ahead), 1)[0]
         if isinstance(found, HoldfastError):
             raise found
         return found
@@ -180,11 +178,7 @@ class NodeDirectory:
         listing = self._open_listings.get(path)
         found = listing.stats(names) if listing is not None else None
         if listing is None or found is None:
-            found = []
-            for at in range(0, len(names), STREAM_PATHS_MAX):
-                page = names[at : at + STREAM_PATHS_MAX]
-                found += self._stat_paths([join_path(path, name) for name in page])
-            return found
+            return self._stat_paths([join_path(path, name) for name in names])
         if listing.is_taken():
             del self._open_listings[path]
         if len(self._links) > _LINKS_MAX:
@@ -207,8 +201,9 @@ class NodeDirectory:
     def xattrs(self, path: bytes) -> dict[bytes, bytes]:
         """See ReadableDirectory."""
         self._enter()
-        request = PathRequest(path)
-        return self._ask_value(Kind.XATTRS, request, Kind.ATTRIBUTES, AttributesReply).xattrs
+        ahead = self._metadata.pop((Kind.XATTRS, path), None)
+        request, answer = PathRequest(path), AttributesReply
+        return self._ask_value(Kind.XATTRS, request, Kind.ATTRIBUTES, answer, ahead).xattrs
 
     def open_file(self, path: bytes) -> NodeFile:
         """See ReadableDirectory."""
@@ -222,6 +217,23 @@ class NodeDirectory:
             algorithm,
             digest_again=lambda: self._digest_one(path, algorithm),
         )
+
+    def expect_metadata(self, paths: Sequence[bytes]) -> None:
+        """See ReadableDirectory."""
+        self._enter()
+        self._metadata.clear()
+        room = _REQUEST_BYTES
+        for path in paths:
+            room -= 2 * len(path) + 64
+            if room < 0:
+                break
+            stat = self._metadata[Kind.STAT, path] = ValueReply(Kind.STATS, StatsReply)
+            self._ask_ahead(Kind.STAT, PathsRequest([path]), stat)
+            xattrs = self._metadata[Kind.XATTRS, path] = ValueReply(
+                Kind.ATTRIBUTES, AttributesReply
+            )
+            self._ask_ahead(Kind.XATTRS, PathRequest(path), xattrs)
+        self._send_off()
 
     def expect(self, files: Sequence[ExpectedFile], algorithm: str) -> None:
         """See ReadableDirectory."""
@@ -277,26 +289,39 @@ class NodeDirectory:
         self._listed.clear()
         self._open_listings.clear()
         self._links.clear()
+        self._metadata.clear()
         self._expected.clear()
         self._bundled.clear()
         self._bundles.clear()
 
-    def _ask_value(self, kind: Kind, message: object, awaited: Kind, answer: type[_T]) -> _T:
-        reply = ValueReply(awaited, answer)
+    def _ask_value(
+        self,
+        kind: Kind,
+        message: object,
+        awaited: Kind,
+        answer: type[_T],
+        ahead: ValueReply[Any] | None = None,
+    ) -> _T:
+        reply: ValueReply[_T] = ahead or _lost(ValueReply(awaited, answer))
 
         def attempt() -> None:
             nonlocal reply
-            reply = ValueReply(awaited, answer)
-            self._connection.ask(kind, message, reply)
+            if reply.is_lost:
+                fresh = ValueReply(awaited, answer)
+                self._connection.ask(kind, message, fresh)
+                reply = fresh
             self._connection.finish(reply)
 
         self._connection.persist(attempt)
         return reply.value()
 
     def _stat_paths(self, paths: list[bytes]) -> list[Stat | HoldfastError]:
-        self._enter()
-        reply = self._ask_value(Kind.STAT, PathsRequest(paths), Kind.STATS, StatsReply)
-        return stats_of(reply, len(paths))
+        found: list[Stat | HoldfastError] = []
+        for at in range(0, len(paths), STREAM_PATHS_MAX):
+            page = paths[at : at + STREAM_PATHS_MAX]
+            reply = self._ask_value(Kind.STAT, PathsRequest(page), Kind.STATS, StatsReply)
+            found += stats_of(reply, len(page))
+        return found
 
     def _ask_ahead(self, kind: Kind, message: object, reply: Reply) -> None:
         """Ask for what will be wanted; if the connection is down, whoever wants it asks again."""

@@ -203,12 +203,8 @@ class NodeFile:
         return reply.value()
 
     def _plan(self, ranges: list[tuple[int, int]]) -> None:
-        """Intend to read these, in windows."""
-        self._ahead = deque(
-            (at, min(at + STREAM_WINDOW_BYTES, end))
-            for start, end in ranges
-            for at in range(start, end, STREAM_WINDOW_BYTES)
-        )
+        """Intend to read these."""
+        self._ahead = deque(ranges)
 
     def _take(self, view: memoryview, at: int) -> int:
         """Take some bytes at an offset; 0 at the end of the file."""
@@ -275,7 +271,10 @@ class NodeFile:
         under_way = sum(window.end - window.position for window in self._windows)
         asked = False
         while self._ahead and under_way < _AHEAD_BYTES and len(self._windows) < _WINDOWS_MAX:
-            start, end = self._ahead.popleft()
+            start, last = self._ahead.popleft()
+            end = min(last, start + STREAM_WINDOW_BYTES)
+            if end < last:
+                self._ahead.appendleft((end, last))
             window = DataReply(self, start, end)
             request = ReadRequest(self._request.handle, start, end)
             self._connection.ask(Kind.READ, request, window)

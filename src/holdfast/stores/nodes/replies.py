@@ -216,6 +216,6 @@ def small_file(sent: SentFile, data: bytes, buffer: memoryview) -> SmallFile | N
     if len(data) > len(buffer):
         return None
     buffer[: len(data)] = data
-    return SmallFile(
-        unpack_stat(sent.stat), len(data), sent.xattrs, sent.is_steady, sent.digest or None
-    )
+    stat = unpack_stat(sent.stat)
+    is_steady = sent.is_steady and stat.size_bytes == len(data)
+    return SmallFile(stat, len(data), sent.xattrs, is_steady, sent.digest or None)

@@ -199,6 +199,9 @@ class SidecarDirectory:
     def expect_directories(self, paths: Sequence[bytes]) -> None:
         """See ReadableDirectory. The whole list is here already."""
 
+    def expect_metadata(self, paths: Sequence[bytes]) -> None:
+        """See ReadableDirectory."""
+
     def expect(self, files: Sequence[ExpectedFile], algorithm: str) -> None:
         """See ReadableDirectory. A Sidecar serves one file a request."""
 
