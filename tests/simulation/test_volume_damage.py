@@ -226,12 +226,55 @@ def test_power_cut_while_opening_after_a_kill_leaves_a_superblock() -> None:
         world.begin_checkpoint()
         world.step_checkpoint()
         world.disk.kill()
-        world.disk.faults.power_cut_at = world.disk.counts["operations"] + seed % 6 + 1
+        world.disk.faults.power_cut_at = world.disk.counts["operations"] + seed % 7 + 1
         try:
             world.open()
         except PowerCutError:
             pass
         world.crash(seed, keep=0.5, cut_again=None)
+
+
+class KilledError(Exception):
+    """The process ends here."""
+
+
+def test_slot_freed_by_a_table_that_was_not_flushed_is_not_used_twice() -> None:
+    """A kill before the table is flushed, then loss of power: the old mapping is back.
+
+    Cites invariants 1, 4 and 5: what the opening between the two took for free must stay free.
+    """
+    slot = SMALL.slot_bytes
+    world = VolumeWorld()
+    world.write(0, slot)
+    world.write(4 * slot, slot)
+    world.flush()
+    world.drain()
+    world.drain()
+    old = world.volume.maps.table.physical(0)
+    world.write(0, slot)
+    world.flush()
+    world.begin_checkpoint()
+    written = world.disk.counts["slots"]
+
+    def kill_after_table() -> None:
+        if world.disk.counts["slots"] > written:
+            raise KilledError
+
+    world.disk.between = kill_after_table
+    assert world.checkpoint is not None
+    with pytest.raises(KilledError):
+        world.checkpoint.run()
+    world.crash(1, keep=1, cut_again=None, kill=True)
+    while old not in set(world.volume.maps.used_physical()):
+        world.write(2 * slot, slot)
+    world.flush()
+    world.crash(5, keep=0.0, cut_again=None)
+    world.drain()
+    world.drain()
+    for number in range(6):
+        world.write((6 + number) * slot, slot)
+    world.check()
+    world.reopen_clean()
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -1,7 +1,8 @@
 """Makes a volume, and opens one: recovery from whatever a crash left.
 
 Order of an opening, and the crash each step survives: everything is read first, which changes
-nothing. Then a mark goes to the end of the log and what was found is flushed, so that whatever is
+nothing. The slot table is flushed as it was read: what is taken for free now is free after a loss
+of power. Then a mark goes to the end of the log and what was found is flushed, so that whatever is
 shown from now on is durable; then a superblock. Power lost at any point leaves a log that ends at
 the same LSN or, before the flush, is read anew.
 

@@ -311,6 +311,9 @@ class Volume(VolumeCore):
 
     def begin_run(self, nonce: bytes) -> None:
         """Part this run from what an earlier one may have left; once, by open_volume."""
+        # An earlier process may have been killed before it flushed the table: what was read must
+        # stay, or a slot that it no longer refers to is in it again after a loss of power.
+        self.files.slots.fdatasync()
         if not self.log.has_room(len(nonce)):
             self._make_room()
         self.log.append_mark(nonce)
