@@ -105,6 +105,11 @@ class PlainVolume:
             start = following
         return extents
 
+    def check_writable(self) -> None:
+        """Raise what it was told to."""
+        if self.error is not None:
+            raise self.error
+
     def begin_sync(self) -> Job | None:
         """All of it."""
         if self.durable_lsn == self.last_lsn:

@@ -8,7 +8,7 @@ Invariants:
 1. A waiter is called exactly once, in the event thread.
 2. Nobody is told of durability before the volume counts it, and a failed flush tells all waiters.
 3. One flush answers everyone who asked before it began; at most one is under way.
-4. After every checkpoint everyone who waits for room tries again.
+4. After every checkpoint everyone who waits for room tries again; after a failed one a tick later.
 """
 
 import asyncio
@@ -58,15 +58,23 @@ class RunningVolume:
 
         Args:
             lsn: Not above the volume's last.
-            done: Called at once if it is durable already.
+            done: Called at once if it is durable already, with why it may not be acknowledged.
             is_alone: Nobody else asks for anything now: flush here, a hop to a thread costs more.
         """
         if self.volume.durable_lsn >= lsn:
-            done(None)
+            done(self._refusal())
             return
         self._waiters.append((lsn, done))
         if not self._is_syncing:
             self._begin_sync(here=is_alone and not self._is_checkpointing)
+
+    def _refusal(self) -> HoldfastError | None:
+        """Return why even what is durable must not be acknowledged: fenced, poisoned, damaged."""
+        try:
+            self.volume.check_writable()
+        except HoldfastError as error:
+            return error
+        return None
 
     def wait_for_room(self, retry: Callable[[], None]) -> None:
         """Call `retry` once after the next checkpoint; begin one if none is under way."""
@@ -182,6 +190,10 @@ class RunningVolume:
             self._run_checkpoint(following, began_ns)
             return
         self._is_checkpointing = False
+        if error is not None:
+            # There is no more room than before; on a full medium asking at once would go on and on.
+            self._loop.call_later(TICK_S, self._wake_room_waiters)
+            return
         self.counters.checkpoints_count += 1
         self.counters.checkpoint_ns += self.clock.monotonic_ns() - began_ns
         self._wake_room_waiters()

@@ -74,6 +74,10 @@ class ServedVolume(Protocol):
         """Tell what may have changed after `lsn`, in order."""
         ...
 
+    def check_writable(self) -> None:
+        """Raise unless what is durable may be acknowledged now."""
+        ...
+
     def begin_sync(self) -> Job | None:
         """Begin to make all changes so far durable; None if they are."""
         ...

@@ -117,7 +117,8 @@ class Volume(VolumeCore):
         survive loss of power. A run of whole blocks, back to back, is one batch and one call.
 
         Raises:
-            FencedError, StateError: The copy may not, or cannot, write.
+            FencedError: The copy may not write.
+            StorageFailedError, IntegrityError: It is poisoned or damaged.
             InvalidRequestError: A range is bad (`bad-range`); nothing happened.
             CapacityError, StorageFailedError: The medium refused; each request is whole or absent.
         """
@@ -181,9 +182,11 @@ class Volume(VolumeCore):
         """Begin to make all changes so far durable; None if they are. One at a time.
 
         Raises:
-            StateError: `volume-poisoned`, or `sync-running`: finish that one first.
+            StorageFailedError, IntegrityError: See check_usable.
+            FencedError: Even what is durable must not be acknowledged (invariant 19).
+            StateError: `sync-running`: finish that one first.
         """
-        self.check_usable()
+        self.check_writable()
         if self.log.durable_lsn >= self.log.last_lsn:
             return None
         if self._syncing is not None:
@@ -196,7 +199,7 @@ class Volume(VolumeCore):
 
         Raises:
             FencedError: It is durable, but must not be acknowledged (invariant 19).
-            StateError: `volume-poisoned`, now or before.
+            StorageFailedError: `volume-poisoned`, now or before.
         """
         assert isinstance(job, SyncJob)
         assert job is self._syncing
