@@ -5,6 +5,7 @@
 2. A read is over before anything it resolved can move: it is made by the owner in one go.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from xxhash import xxh3_64_intdigest
@@ -13,7 +14,7 @@ from holdfast.volumes.engine.apply import Maps
 from holdfast.volumes.engine.checks import CheckPages, damaged, verify_blocks
 from holdfast.volumes.engine.dirty import NOWHERE, SHARD_BITS, ZERO
 from holdfast.volumes.engine.files import VolumeFiles
-from holdfast.volumes.engine.formats import CHECK_MASK, SECTOR_SLOTS
+from holdfast.volumes.engine.formats import CHECK_MASK, DATA_BIT, SECTOR_SLOTS, zero_check
 from holdfast.volumes.engine.slots import SlotTable
 from holdfast.volumes.model import BLOCK_BYTES
 
@@ -21,6 +22,7 @@ _ZERO_BLOCK: Final = bytes(BLOCK_BYTES)
 _SHIFT: Final = 12
 _LOG: Final = "log"
 _EXTENT: Final = "extent"
+_CHECKS: Final = "checks"
 
 
 class Reader:
@@ -59,11 +61,16 @@ class Reader:
             if layer.has_blocks_of(slot):
                 return False
             if placed is not None:
-                return placed.physical != NOWHERE and not any(placed.checks)
+                return placed.physical != NOWHERE and self._are_zero(slot, placed.checks)
         physical = self._maps.table.physical(slot)
         if physical < 0:
             return False
-        return not any(self._checks.get(physical * self._slot_blocks, self._slot_blocks))
+        checks = self._checks.get(physical * self._slot_blocks, self._slot_blocks)
+        return self._are_zero(slot, checks)
+
+    def _are_zero(self, slot: int, checks: Sequence[int]) -> bool:
+        first = slot * self._slot_blocks
+        return all(check == zero_check(block) for block, check in enumerate(checks, first))
 
     def _is_dirty(self, block: int) -> bool:
         number = block >> SHARD_BITS
@@ -123,7 +130,7 @@ class Reader:
                 self.read_into(start, buffer)
                 return
             self._files.log.pread_into(buffer, entry >> 32)
-            if (xxh3_64_intdigest(buffer, start) & CHECK_MASK or 1) != entry & CHECK_MASK:
+            if (xxh3_64_intdigest(buffer, start) & CHECK_MASK | DATA_BIT) != entry & CHECK_MASK:
                 raise damaged(start, start + BLOCK_BYTES, _LOG)
             return
         slot, at = divmod(block, self._slot_blocks)
@@ -134,11 +141,13 @@ class Reader:
             return
         index = physical * self._slot_blocks + at
         check = self._checks.page(index >> 10)[index & 1023]
-        if not check:
+        if not check & DATA_BIT:
+            if check != zero_check(block):
+                raise damaged(start, start + BLOCK_BYTES, _CHECKS)
             buffer[:] = _ZERO_BLOCK
             return
         self._files.extent.pread_into(buffer, index << _SHIFT)
-        if (xxh3_64_intdigest(buffer, start) & CHECK_MASK or 1) != check:
+        if (xxh3_64_intdigest(buffer, start) & CHECK_MASK | DATA_BIT) != check:
             raise damaged(start, start + BLOCK_BYTES, _EXTENT)
 
 
@@ -181,8 +190,7 @@ class _Run:
             view[:] = bytes(len(view))
         else:
             file = self._files.log if self._place is _LOG else self._files.extent
-            if any(self._checks):
-                file.pread_into(view, self._offset)
+            file.pread_into(view, self._offset)
             verify_blocks(view, self._start + self._begin, self._checks, self._place)
         self._checks = []
         self._begin = self._at

@@ -109,6 +109,9 @@ class Volume(VolumeCore):
         self._syncing: SyncJob | None = None
         self._placed_synced = 0
         self._checkpointed_ns = clock.monotonic_ns()
+        self._seen_lsn = log.last_lsn
+        """When last asked for a checkpoint, and since when: how long nothing has changed."""
+        self._seen_ns = self._checkpointed_ns
 
     def write_run(self, run: WriteRun) -> Lsn | Stalled:
         """Log a run of writes, whatever their size and alignment; return the LSN of the last.
@@ -214,11 +217,15 @@ class Volume(VolumeCore):
         """Return whether to call begin_checkpoint now; cheap: ask after each batch and on ticks."""
         if self.carrying is not None or self.state is not VolumeState.HEALTHY:
             return False
-        age_ns = self.clock.monotonic_ns() - self._checkpointed_ns
+        now_ns = self.clock.monotonic_ns()
         if self.maps.frozen is not None:
-            return age_ns >= 0
+            return now_ns >= self._checkpointed_ns
+        if self.log.last_lsn != self._seen_lsn:
+            self._seen_lsn, self._seen_ns = self.log.last_lsn, now_ns
         return rules.wants_checkpoint(
-            self.writer.fill_fraction(), age_ns=age_ns, interval_ns=self._interval_ns
+            self.writer.fill_fraction(),
+            idle_ns=now_ns - self._seen_ns,
+            interval_ns=self._interval_ns,
         )
 
     @property
@@ -371,7 +378,7 @@ class Volume(VolumeCore):
         replaced = table.put(job.changes, plan.lsn)
         released = {*plan.frozen.releases, *(old for _, old in replaced)}
         trimmed = [old for slot, old in replaced if job.changes[slot] == NOWHERE]
-        self.checks.forget(job.pages.touched)
+        self.checks.adopt(job.pages)
         self.maps.frozen = None
         self._plan = None
         self.log.checkpoint_lsn = plan.lsn
