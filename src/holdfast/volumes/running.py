@@ -173,6 +173,8 @@ class RunningVolume:
             return
         self._is_checkpointing = True
         self._run_checkpoint(job, self.clock.monotonic_ns())
+        # It goes on in the other half of the log: there is room at once.
+        self._loop.call_soon(self._wake_room_waiters)
 
     def _run_checkpoint(self, job: Job, began_ns: int) -> None:
         def finish(error: HoldfastError | None) -> None:
