@@ -159,6 +159,8 @@ class SimDisk:
         self.lock = threading.RLock()
         self.counts: Counter[str] = Counter()
         """`operations`, `writes`, `flushes`, `reads`, and writes of each file."""
+        self.faulty_file = ""
+        """That of the write which was lost or went astray."""
         self.is_off = False
         self.between: Callable[[], None] | None = None
         """Called before each write and flush, where another thread may run; not within itself."""
@@ -215,6 +217,8 @@ class SimDisk:
         if number == faults.write_fails_at:
             half = (offset_bytes + size_bytes // 2) // SECTOR_BYTES * SECTOR_BYTES
             return offset_bytes, max(0, half - offset_bytes)
+        if number in (faults.write_lost_at, faults.write_misdirected_at):
+            self.faulty_file = file.name
         if number == faults.write_lost_at:
             return offset_bytes, 0
         if number == faults.write_misdirected_at:
