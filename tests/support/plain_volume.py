@@ -4,6 +4,7 @@ It is a model to compare with, not an engine: everything happens at once, nothin
 """
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from holdfast.errors import HoldfastError
@@ -75,6 +76,12 @@ class PlainVolume:
         if self.error is not None:
             raise self.error
         buffer[:] = self.content[start : start + len(buffer)]
+
+    def read_run(self, run: Sequence[tuple[int, memoryview]]) -> int:
+        """Copy all; the error counts for the first."""
+        for start, buffer in run:
+            self.read_into(start, buffer)
+        return len(run)
 
     def trim(self, start: int, size_bytes: int) -> Lsn | Stalled:
         """Zero, and remember."""

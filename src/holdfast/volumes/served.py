@@ -5,6 +5,7 @@ work is handed out as jobs: `begin_x` in the owner, `run` in a helper thread, `f
 owner again. The engine's `Volume` is one of these; engine/volume.py has the contract of each call.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from holdfast.errors import HoldfastError
@@ -56,6 +57,10 @@ class ServedVolume(Protocol):
 
     def read_into(self, start: int, buffer: memoryview) -> None:
         """Fill `buffer` with the bytes from `start`."""
+        ...
+
+    def read_run(self, run: Sequence[tuple[int, memoryview]]) -> int:
+        """Fill buffers in order up to the first that fails; raise only if that is the first."""
         ...
 
     def trim(self, start: int, size_bytes: int) -> Lsn | Stalled:

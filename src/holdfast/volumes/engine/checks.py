@@ -91,13 +91,22 @@ class CheckPages:
                 self.pages[number] = page
 
 
-def verify_blocks(view: memoryview, start: int, checks: Sequence[int], place: str) -> None:
-    """Compare blocks just read, of the volume from `start`, with their checks; zero those without data."""
+def verify_blocks(view: memoryview, start: int, checks: list[int], place: str) -> None:
+    """Compare blocks just read, of the volume from `start`, with their checks.
+
+    Those without data are zeroed.
+    """
     digest = xxh3_64_intdigest
-    end = 0
-    for check in checks:
-        at, end = end, end + BLOCK_BYTES
-        if (digest(view[at:end], start + at) & CHECK_MASK | DATA_BIT) == check:
+    # All of them compared at once: a step of Python for each is half of a large read.
+    found = [
+        digest(view[at : at + BLOCK_BYTES], start + at) & CHECK_MASK | DATA_BIT
+        for at in range(0, len(view), BLOCK_BYTES)
+    ]
+    if found == checks:
+        return
+    for at, check, seen in zip(range(0, len(view), BLOCK_BYTES), checks, found, strict=True):
+        end = at + BLOCK_BYTES
+        if seen == check:
             continue
         if check != zero_check(start + at >> _SHIFT):
             raise damaged(start + at, start + end, place)

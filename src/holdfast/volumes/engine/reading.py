@@ -12,7 +12,7 @@ from xxhash import xxh3_64_intdigest
 
 from holdfast.volumes.engine.apply import Maps
 from holdfast.volumes.engine.checks import CheckPages, damaged, verify_blocks
-from holdfast.volumes.engine.dirty import NOWHERE, SHARD_BITS, ZERO
+from holdfast.volumes.engine.dirty import NOWHERE, SHARD_BITS, ZERO, Placed
 from holdfast.volumes.engine.files import VolumeFiles
 from holdfast.volumes.engine.formats import CHECK_MASK, DATA_BIT, SECTOR_SLOTS, zero_check
 from holdfast.volumes.engine.slots import SlotTable
@@ -47,8 +47,7 @@ class Reader:
             slot = block // slot_blocks
             stop = min(end, (slot + 1) * slot_blocks)
             if self._is_dirty(block):
-                for each in range(block, stop):
-                    self._add_block(run, buffer, each)
+                self._add_dirty(run, buffer, block, stop)
             else:
                 self._add_clean(run, buffer, block, stop, maps.table)
             block = stop
@@ -92,9 +91,25 @@ class Reader:
         index = physical * self._slot_blocks + block % self._slot_blocks
         run.add(buffer, _EXTENT, index << _SHIFT, self._checks.get(index, stop - block))
 
+    def _add_dirty(self, run: "_Run", buffer: memoryview, block: int, stop: int) -> None:
+        """Add blocks of one slot that a map may hold."""
+        number = block >> SHARD_BITS
+        for layer in self._maps.layers():
+            shard = layer.shards.get(number)
+            if shard is None:
+                continue
+            if not shard.blocks.keys().isdisjoint(range(block, stop)):
+                for each in range(block, stop):
+                    self._add_block(run, buffer, each)
+                return
+            placed = shard.slots.get(block // self._slot_blocks)
+            if placed is not None:
+                self._add_placed(run, buffer, block, stop, placed)
+                return
+        self._add_clean(run, buffer, block, stop, self._maps.table)
+
     def _add_block(self, run: "_Run", buffer: memoryview, block: int) -> None:
         number = block >> SHARD_BITS
-        slot = block // self._slot_blocks
         for layer in self._maps.layers():
             shard = layer.shards.get(number)
             if shard is None:
@@ -106,41 +121,52 @@ class Reader:
                 else:
                     run.add(buffer, _LOG, entry >> 32, [entry & CHECK_MASK])
                 return
-            placed = shard.slots.get(slot)
+            placed = shard.slots.get(block // self._slot_blocks)
             if placed is not None:
-                at = block % self._slot_blocks
-                if placed.physical == NOWHERE:
-                    run.add(buffer, _EXTENT, -1, [0])
-                else:
-                    index = placed.physical * self._slot_blocks + at
-                    run.add(buffer, _EXTENT, index << _SHIFT, [placed.checks[at]])
+                self._add_placed(run, buffer, block, block + 1, placed)
                 return
         self._add_clean(run, buffer, block, block + 1, self._maps.table)
+
+    def _add_placed(
+        self, run: "_Run", buffer: memoryview, block: int, stop: int, placed: Placed
+    ) -> None:
+        at, count = block % self._slot_blocks, stop - block
+        if placed.physical == NOWHERE:
+            run.add(buffer, _EXTENT, -1, [0] * count)
+        else:
+            index = placed.physical * self._slot_blocks + at
+            run.add(buffer, _EXTENT, index << _SHIFT, placed.checks[at : at + count].tolist())
 
     def read_block(self, start: int, buffer: memoryview) -> None:
         """As read_into for exactly one block: what most reads are, with nothing to gather."""
         block = start >> _SHIFT
+        slot, at = divmod(block, self._slot_blocks)
         maps = self._maps
         number = block >> SHARD_BITS
-        frozen = maps.frozen
-        if number in maps.active.shards or (frozen is not None and number in frozen.shards):
-            active = maps.active.shards.get(number)
-            entry = active.blocks.get(block) if active is not None else None
-            if entry is None or entry == ZERO:
+        for layer in (maps.active, maps.frozen) if maps.frozen is not None else (maps.active,):
+            shard = layer.shards.get(number)
+            if shard is None:
+                continue
+            entry = shard.blocks.get(block)
+            if entry is None:
+                if slot not in shard.slots:
+                    continue
                 self.read_into(start, buffer)
+                return
+            if entry == ZERO:
+                buffer[:] = _ZERO_BLOCK
                 return
             self._files.log.pread_into(buffer, entry >> 32)
             if (xxh3_64_intdigest(buffer, start) & CHECK_MASK | DATA_BIT) != entry & CHECK_MASK:
                 raise damaged(start, start + BLOCK_BYTES, _LOG)
             return
-        slot, at = divmod(block, self._slot_blocks)
-        table = maps.table
-        physical = table.pairs[2 * slot] - 1
+        physical = maps.table.pairs[2 * slot] - 1
         if physical < 0:
             self.read_into(start, buffer)
             return
         index = physical * self._slot_blocks + at
-        check = self._checks.page(index >> 10)[index & 1023]
+        page = self._checks.pages.get(index >> 10) or self._checks.page(index >> 10)
+        check = page[index & 1023]
         if not check & DATA_BIT:
             if check != zero_check(block):
                 raise damaged(start, start + BLOCK_BYTES, _CHECKS)

@@ -34,6 +34,7 @@ Invariants (numbers of the engine, cited by the tests):
 24. A scrub finds every damaged block, and nothing else.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from holdfast.errors import HoldfastError, IntegrityError, StateError, StorageFailedError
@@ -158,10 +159,6 @@ class Volume(VolumeCore):
         if not self.stale_reads:
             self.authority.check()
         size_bytes = len(buffer)
-        is_block = size_bytes == BLOCK_BYTES and not start & BLOCK_BYTES - 1
-        if is_block and 0 <= start < self.geometry.size_bytes:
-            self.reader.read_block(start, buffer)
-            return
         self.writer.check_range(start, size_bytes, REQUEST_BYTES_MAX)
         head = start % BLOCK_BYTES
         if not head and not size_bytes % BLOCK_BYTES:
@@ -170,6 +167,32 @@ class Volume(VolumeCore):
         whole = memoryview(bytearray(head + size_bytes + -(head + size_bytes) % BLOCK_BYTES))
         self.reader.read_into(start - head, whole)
         buffer[:] = whole[head : head + size_bytes]
+
+    def read_run(self, run: Sequence[tuple[int, memoryview]]) -> int:
+        """Do as `read_into` for each (start, buffer) up to the first that fails; return how many.
+
+        Raises:
+            IntegrityError, FencedError, ...: As `read_into`, if it is the first one that fails.
+        """
+        if self.state is VolumeState.CLOSED or self._reads_refused:
+            self._refuse_read()
+        if not self.stale_reads:
+            self.authority.check()
+        last_start = self.geometry.size_bytes - BLOCK_BYTES
+        read_block = self.reader.read_block
+        done = 0
+        try:
+            for start, buffer in run:
+                is_block = len(buffer) == BLOCK_BYTES and not start & BLOCK_BYTES - 1
+                if is_block and 0 <= start <= last_start:
+                    read_block(start, buffer)
+                else:
+                    self.read_into(start, buffer)
+                done += 1
+        except HoldfastError:
+            if not done:
+                raise
+        return done
 
     def allocation(self, start: int, size_bytes: int) -> list[Extent]:
         """Tell holes from data; merged, in order, together exactly `size_bytes`."""

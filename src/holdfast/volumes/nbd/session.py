@@ -48,6 +48,10 @@ _PIECE_BYTES: Final = 256 * KIB
 _MORE: Final = 1 << 16
 """Flag of a piece, beyond those of the protocol: another piece of the same read follows."""
 _size_of: Final = attrgetter("size_bytes")
+_pack_data_head: Final = codec.DATA_HEAD.pack_into
+_pack_simple: Final = codec.SIMPLE_REPLY.pack_into
+_CHUNK: Final = codec.STRUCTURED_REPLY_MAGIC
+_DATA: Final = int(codec.ChunkType.OFFSET_DATA)
 _PREFETCH_BYTES: Final = 1 * MIB
 # Plain integers: the complement of a flag of an enumeration leaves unknown bits out.
 _FLAGS_KNOWN: Final[dict[int, int]] = {
@@ -104,7 +108,7 @@ class Session:
         self._outbox = outbox
         self._on_reply = on_reply
         self._is_structured = agreement.is_structured
-        self._read_head_bytes = codec.DATA_HEAD_BYTES if self._is_structured else 16
+        self._read_head_bytes = codec.DATA_HEAD.size if self._is_structured else 16
         self._writes: list[WriteRequest] = []
         self._cookies: list[bytes] = []
         self._write_flags: dict[int, int] = {}
@@ -254,25 +258,25 @@ class Session:
             if wanted_bytes >= room_bytes:
                 break
         answers, at = outbox.reserve(wanted_bytes), 0
-        is_structured, read_into = self._is_structured, self._volume.read_into
-        pack_into = codec.SIMPLE_REPLY.pack_into
-        for index in range(stop):
-            flags, _, cookie, start, size_bytes = request = reads[index]
-            data_at = at + head_bytes
-            after = data_at + size_bytes
-            try:
-                read_into(start, answers[data_at:after])
-            except HoldfastError as error:
-                outbox.take_back(wanted_bytes - at)
-                self._refuse(request, errno_of(error), self._counters.read, error.message)
-                return index + 1 + _count_following(reads, index)
-            if is_structured:
-                done = 0 if flags & _MORE else codec.CHUNK_DONE
-                answers[at:data_at] = codec.pack_data_chunk(cookie, start, size_bytes, done)
+        run = []
+        for flags, _, cookie, start, size_bytes in reads if stop == len(reads) else reads[:stop]:
+            if self._is_structured:
+                last = 0 if flags & _MORE else codec.CHUNK_DONE
+                _pack_data_head(answers, at, _CHUNK, last, _DATA, cookie, 8 + size_bytes, start)
             else:
-                pack_into(answers, at, codec.SIMPLE_REPLY_MAGIC, 0, cookie)
-            at = after
-        return stop
+                _pack_simple(answers, at, codec.SIMPLE_REPLY_MAGIC, 0, cookie)
+            data_at = at + head_bytes
+            at = data_at + size_bytes
+            run.append((start, answers[data_at:at]))
+        try:
+            done = self._volume.read_run(run)
+        except HoldfastError as error:
+            outbox.take_back(wanted_bytes)
+            self._refuse(reads[0], errno_of(error), self._counters.read, error.message)
+            return 1 + _count_following(reads, 0)
+        if done < stop:  # The next one fails, and will say why as the first.
+            outbox.take_back(sum(head_bytes + len(buffer) for _, buffer in run[done:]))
+        return done
 
     def _serve(self, request: Request) -> bool:
         """Carry out a request that is no read and no write; False if the log has no room."""
