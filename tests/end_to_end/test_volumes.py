@@ -2,6 +2,7 @@
 what was flushed is there after kill -9 of whatever serves it.
 
 Method: the command as a process, libnbd's and qemu's tools as clients over unix and TCP sockets.
+Cites service 1-3.
 """
 
 import json
@@ -110,6 +111,17 @@ def test_what_is_refused(holdfast: Holdfast) -> None:
     ):
         ended = holdfast("volumes", *arguments, "--json")
         assert (ended.exit, ended.json["code"]) == (exit_code, code), ended
+
+
+def test_volume_whose_entry_is_damaged_is_listed_with_the_others(holdfast: Holdfast) -> None:
+    create(holdfast, "good", "8M")
+    create(holdfast, "torn", "8M")
+    (holdfast.state / "volumes" / "torn" / "entry.json").write_bytes(b"{")
+
+    listed = holdfast("volumes", "list", "--json")
+
+    assert listed.exit == 0
+    assert [json.loads(line)["name"] for line in listed.stdout.splitlines()] == ["good", "torn"]
 
 
 def test_volumes_side_by_side_over_tcp_and_tls(holdfast: Holdfast, tmp_path: Path) -> None:

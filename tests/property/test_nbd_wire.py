@@ -3,7 +3,7 @@
 Method: random bytes, and streams of mostly proper messages with damage in them, are fed whole and
 in random pieces to two machines; both must answer, agree and change their volumes alike, hold no
 more than the limits, and raise nothing but MalformedError. Invariants: negotiation 1 and 2, inbox
-1-3, session 1, and, of front ends, 51.
+1-3, session 1, codec 1, outbox 1, and, of front ends, 51.
 """
 
 import asyncio

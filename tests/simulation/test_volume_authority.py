@@ -1,7 +1,8 @@
 """Goal: only a primary with a lease acknowledges, sizes only grow, and what changed is told.
 
 Method: assignments, expansions and questions beside changes, with crashes between their steps.
-Cites invariants 15, 19, 20, 21 and 22 of volumes/engine/volume.py.
+Cites invariants 15, 19, 20, 21 and 22 of volumes/engine/volume.py, and of its parts:
+engine/authority 1-3, engine/expansion 1-3, engine/looking 1.
 """
 
 import pytest

@@ -2,7 +2,9 @@
 
 Method: a volume with changes at home and in the log is closed or killed, one byte is flipped (or a
 write was lost or went astray), and it is opened again: each read is right or an error.
-Cites invariants 6, 11, 12 and 24 of volumes/engine/volume.py.
+Cites invariants 6, 11, 12 and 24 of volumes/engine/volume.py, and of its parts: engine/checks 1,
+engine/checkpoint 2, engine/log 3-4, engine/opening 1 and 3, engine/reading 1, engine/recovery 2-3,
+engine/scrub 1-2, engine/slots 1, engine/superblocks 1-2.
 """
 
 from random import Random
@@ -213,8 +215,7 @@ def test_write_that_was_lost_or_went_astray_is_never_read_as_what_was_not_there(
         try:
             images = two_checkpoints(world)
             volume = world.open()
-        except HoldfastError as error:
-            assert "damaged" in error.code
+        except IntegrityError:
             loud += 1
             continue
         block = memoryview(bytearray(BLOCK_BYTES))

@@ -1,7 +1,8 @@
 """Goal: what the medium refuses reaches the client as an error, and nothing acknowledged is lost.
 
 Method: each write and flush of a life fails in turn; then the process dies and it is opened.
-Cites invariants 2, 13, 17 and 18 of volumes/engine/volume.py.
+Cites invariants 2, 13, 14, 17 and 18 of volumes/engine/volume.py, and of its parts: engine/core 1,
+engine/files 1, engine/log 1, engine/writing 4.
 """
 
 from random import Random

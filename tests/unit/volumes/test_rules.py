@@ -1,4 +1,7 @@
-"""Goal: pressure, checkpoints and presets are what their page says. Method: tables and edges."""
+"""Goal: pressure, checkpoints and presets are what their page says. Method: tables and edges.
+
+Cites rules 1; rules 2 is cited by tests/simulation/test_volume_authority.py.
+"""
 
 import pytest
 from hypothesis import given

@@ -67,7 +67,9 @@ def plan_checkpoint(maps: Maps, allocator: Allocator, lsn: Lsn) -> CheckpointPla
     homeless.sort()
     fresh = allocator.take(len(homeless))
     moves.update(zip(homeless, fresh, strict=True))
-    return CheckpointPlan(lsn=lsn, frozen=frozen, moves=moves, fresh=dict(zip(fresh, homeless, strict=True)))
+    return CheckpointPlan(
+        lsn=lsn, frozen=frozen, moves=moves, fresh=dict(zip(fresh, homeless, strict=True))
+    )
 
 
 def _has_data(shard: Shard, slot: int, slot_blocks: int) -> bool:

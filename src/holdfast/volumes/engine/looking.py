@@ -67,8 +67,9 @@ def _slot_kinds(
         if physical < 0:
             yield last, (True, True)
             return
-        for at, check in enumerate(checks.get(physical * slot_blocks, slot_blocks)):
-            yield first + (at + 1) * BLOCK_BYTES, (False, check == zero_check(first // BLOCK_BYTES + at))
+        found = checks.get(physical * slot_blocks, slot_blocks)
+        for block, check in enumerate(found, first // BLOCK_BYTES):
+            yield (block + 1) * BLOCK_BYTES, (False, check == zero_check(block))
         return
     for block in range(first // BLOCK_BYTES, last // BLOCK_BYTES):
         yield (block + 1) * BLOCK_BYTES, _block_kind(maps, checks, geometry, block)
