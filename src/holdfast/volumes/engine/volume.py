@@ -142,7 +142,8 @@ class Volume(VolumeCore):
     def zero(self, start: int, size_bytes: int, *, punch: bool) -> Lsn | Stalled:
         """As `trim`; without `punch` space is taken for later writes.
 
-        Without `punch` it may be Stalled half done; the same call again goes on where it was.
+        Without `punch`, from a slot's size on, it is no one change: it may be Stalled, or cut short
+        by a crash, with a part of it done; the same call again goes on where it was.
         """
         self.check_writable()
         return self.writer.zero(start, size_bytes, punch=punch)

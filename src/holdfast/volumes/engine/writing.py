@@ -180,6 +180,8 @@ class Writer:
         if punch:
             return self.trim(start, size_bytes)
         slot_bytes = self.geometry.slot_bytes
+        if size_bytes < slot_bytes:
+            return self.write(start, bytes(size_bytes))  # In one batch, also across two slots.
         at, end = start, start + size_bytes
         answer: Lsn | Stalled = self.log.last_lsn
         while at < end:

@@ -214,6 +214,8 @@ class Session:
         try:
             lsn = self._volume.write_run(WriteRun(self._inbox.view, self._writes))
         except HoldfastError as error:
+            if error.code == "run-too-large" and len(self._writes) > 1:
+                return self._write_in_two()
             self._refuse_writes(errno_of(error))
             return True
         if isinstance(lsn, Stalled):
@@ -232,6 +234,21 @@ class Session:
         self._writes = []
         self._running.written(size_bytes)
         return True
+
+    def _write_in_two(self) -> bool:
+        """Carry out a run that no half of a small log could hold as two; False if one stalls."""
+        middle = len(self._writes) // 2
+        later, cookies, flags = self._writes[middle:], self._cookies, self._write_flags
+        self._writes, self._cookies = self._writes[:middle], cookies[:middle]
+        self._write_flags = {at: flag for at, flag in flags.items() if at < middle}
+        is_done = self._write()
+        if is_done:
+            self._cookies, self._write_flags = [], {}
+        shift = len(self._writes) - middle
+        self._write_flags |= {at + shift: flag for at, flag in flags.items() if at >= middle}
+        self._cookies = self._cookies + cookies[middle:]
+        self._writes = self._writes + later
+        return is_done and self._write()
 
     def _refuse_writes(self, errno: Errno) -> None:
         self._counters.write.errors_count += len(self._writes)
