@@ -6,6 +6,7 @@ while clients work; then the power goes, and what was acknowledged is looked for
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ class Bench:
 
     def checkpoint(self) -> None:
         """Carry everything home."""
-        self.server.call(lambda: [self.server.running.wait_for_room(lambda: None)])
+        self.server.call(partial(self.server.running.wait_for_room, lambda: None))
         while self.server.call(lambda: self.server.running._is_checkpointing):
             pass
 

@@ -47,6 +47,7 @@ class PlainVolume:
         self.state = VolumeState.HEALTHY
         self.last_lsn = Lsn(0)
         self.durable_lsn = Lsn(0)
+        self.log_fraction = 0.0
         self.content = bytearray(size_bytes)
         self.written: dict[int, int] = {}
         self.trims: list[tuple[str, int, int]] = []

@@ -17,7 +17,7 @@ class DataProcess:
         self.directory = directory
         self.socket_path = str(directory / "nbd.sock")
         self.starts_count = 0
-        self._process: "subprocess.Popen[bytes] | None" = None
+        self._process: subprocess.Popen[bytes] | None = None
         make_volume(directory, size_bytes, log_bytes=log_bytes).close()
 
     @property

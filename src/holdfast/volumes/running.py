@@ -8,7 +8,8 @@ Invariants:
 1. A waiter is called exactly once, in the event thread.
 2. Nobody is told of durability before the volume counts it, and a failed flush tells all waiters.
 3. One flush answers everyone who asked before it began; at most one is under way.
-4. After every checkpoint everyone who waits for room tries again; after a failed one a tick later.
+4. From the soft watermark of the log on, `pause_s` slows those who write, so that few ever stall.
+5. After every checkpoint everyone who waits for room tries again; after a failed one a tick later.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from typing import Final
 from holdfast.errors import HoldfastError, StorageFailedError
 from holdfast.model.limits import KIB
 from holdfast.ports import Clock
+from holdfast.volumes import rules
 from holdfast.volumes.counters import Counters
 from holdfast.volumes.served import Job, ServedVolume
 
@@ -38,6 +40,8 @@ class RunningVolume:
         self.volume = volume
         self.counters = counters
         self.clock = clock
+        self.pause_s = 0.0
+        """How long a connection that has written waits before it takes more; see rules.pressure."""
         self.clients_count = 0
         """Connections of all front ends; each front end counts its own in and out."""
         self._loop = asyncio.get_running_loop()
@@ -90,6 +94,7 @@ class RunningVolume:
 
     def _ask_for_checkpoint(self) -> None:
         self._unasked_bytes = 0
+        self.pause_s = rules.pressure(self.volume.log_fraction).pause_s
         if not self._is_checkpointing and self.volume.wants_checkpoint():
             self._begin_checkpoint()
 

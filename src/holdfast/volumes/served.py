@@ -51,6 +51,11 @@ class ServedVolume(Protocol):
         """Every change up to this one survives loss of power."""
         ...
 
+    @property
+    def log_fraction(self) -> float:
+        """How full its log is."""
+        ...
+
     def write_run(self, run: WriteRun) -> Lsn | Stalled:
         """Write all requests of a run in their order; return the LSN of the last."""
         ...

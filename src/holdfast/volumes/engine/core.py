@@ -73,6 +73,11 @@ class VolumeCore:
         """Every change up to this one survives loss of power."""
         return self.log.durable_lsn
 
+    @property
+    def log_fraction(self) -> float:
+        """How full the log is, both halves together."""
+        return self.log.used_fraction
+
     def use_geometry(self, geometry: Geometry) -> None:
         """Take a larger size that the superblock has already."""
         self.geometry = self.writer.geometry = geometry

@@ -318,10 +318,6 @@ class Volume(VolumeCore):
         self.authority.now = fence
         self.log.epoch = epoch
 
-    def check_fence(self) -> None:
-        """Raise FencedError unless this copy may acknowledge now."""
-        self.authority.check()
-
     def close(self) -> None:
         """Carry everything home and release the files; the next open replays nothing.
 

@@ -6,7 +6,8 @@ replies sent from where they were packed, in the clear as inside TLS.
 
 Invariants:
 
-1. Nothing is received while what came before waits for room, for output or for another's turn.
+1. Nothing is received while what came before waits for room, for output or for another's turn, or
+   while a connection that writes is slowed because the log fills.
 2. Who neither sends the rest of a request nor takes answers for a while, or lets a negotiation
    drag on, is hung up on; who has vanished is found by the kernel's keepalive.
 3. Whatever ends a connection, what was carried out stays and what came in part never happens.
@@ -216,6 +217,11 @@ class Connection:
             break
         if self._waits_for_room and self._wait is not Wait.ROOM:
             self._end_stall()
+        if session.has_written:
+            session.has_written = False
+            if server.running.pause_s and self._wait in (Wait.INPUT, Wait.TURN):
+                self._pause(server.running.pause_s)
+                return
         self._read(self._wait is Wait.INPUT and not self._inbox.needs_growth)
         match self._wait:
             case Wait.INPUT:
@@ -235,6 +241,16 @@ class Connection:
                 self._end_if_settled()
             case Wait.OUTPUT | Wait.DURABILITY:
                 pass  # Woken by the socket, or by the reply.
+
+    def _pause(self, pause_s: float) -> None:
+        """Take nothing for a while, so that the log does not fill: invariant 1."""
+        self._server.running.counters.pauses_count += 1
+        self._read(False)
+        self._loop.call_later(pause_s, self._end_pause)
+
+    def _end_pause(self) -> None:
+        if not self.is_closed and self._wait in (Wait.INPUT, Wait.TURN):
+            self._guard(self._advance)
 
     def _has_more(self) -> bool:
         """Whether TLS holds bytes that the kernel does not tell of."""

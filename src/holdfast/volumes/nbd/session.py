@@ -53,6 +53,8 @@ _pack_simple: Final = codec.SIMPLE_REPLY.pack_into
 _CHUNK: Final = codec.STRUCTURED_REPLY_MAGIC
 _DATA: Final = int(codec.ChunkType.OFFSET_DATA)
 _PREFETCH_BYTES: Final = 1 * MIB
+_SINGLE_MIN: Final = 64
+"""So many requests that came one by one make a client that waits for each answer."""
 # Plain integers: the complement of a flag of an enumeration leaves unknown bits out.
 _FLAGS_KNOWN: Final[dict[int, int]] = {
     Command.READ: int(CommandFlag.FUA | CommandFlag.DF),
@@ -118,7 +120,10 @@ class Session:
         self._is_advancing = False
         self._began_ns = 0
         self._is_alone = False
+        self._single_count = 0
         self.waiting_count = 0
+        self.has_written = False
+        """Set by every run of writes; whoever slows writers clears it."""
 
     def advance(self, now_ns: int, *, is_only_client: bool = False) -> Wait:
         """Carry out what can be carried out now.
@@ -163,7 +168,10 @@ class Session:
                 return Wait.INPUT
             count = len(batch.writes) + len(batch.reads) + (batch.other is not None)
             served_count += count
-            self._is_alone = is_only_client and served_count == 1
+            # Of 32 under way one may well come by itself: only after many that did, one at a time
+            # is how this client asks. A flush done here for others holds up all they ask for.
+            self._single_count = self._single_count + 1 if served_count == 1 else 0
+            self._is_alone = is_only_client and self._single_count > _SINGLE_MIN
             self._began_ns = now_ns
             self._admit(batch)
 
@@ -232,6 +240,7 @@ class Session:
         self._outbox.add(codec.pack_successes(self._cookies))
         self._count(self._counters.write, len(self._writes), size_bytes)
         self._writes = []
+        self.has_written = True
         self._running.written(size_bytes)
         return True
 

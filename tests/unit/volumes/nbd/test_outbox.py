@@ -30,4 +30,4 @@ def test_what_is_filled_in_later_is_sent_from_where_it_was_filled_in() -> None:
     outbox.reserve(9)
     outbox.take_back(9)
 
-    assert outbox.unsent() == b"headdataend"
+    assert bytes(outbox.unsent()) == b"headdataend"
