@@ -149,6 +149,24 @@ def test_volumes_side_by_side_over_tcp_and_tls(holdfast: Holdfast, tmp_path: Pat
                 with pytest.raises(AssertionError):
                     run("nbdinfo", "--size", uri)
 
+        # Another authority takes over while it serves; a broken file before that changes nothing.
+        new = Authority(tmp_path / "new")
+        place = client_certificates(new, new, tmp_path / "client-new")
+        uri = f"{remote}?tls-certificates={place}"
+        whole = authority.path.read_bytes()
+        authority.path.write_bytes(b"no certificate")
+        served.hang_up("certificates not reloaded")
+        authority.path.write_bytes(whole)
+        with pytest.raises(AssertionError):
+            run("nbdinfo", "--size", uri)
+        for path, taken in zip((certificate, key), new.issue("server"), strict=True):
+            path.write_bytes(taken.read_bytes())
+        authority.path.write_bytes(new.path.read_bytes())
+        served.hang_up("certificates reloaded")
+        assert run("nbdinfo", "--size", uri) == f"{16 * MIB}\n"
+        with pytest.raises(AssertionError):
+            run("nbdinfo", "--size", f"{remote}?tls-certificates={tmp_path / 'client-True'}")
+
 
 def test_inspection_prints_what_is_stored(holdfast: Holdfast) -> None:
     need("qemu-io")
