@@ -159,7 +159,7 @@ class _Machine:
     def _go_on(self) -> None:
         wait = Wait.TURN
         while wait in (Wait.TURN, Wait.OUTPUT):
-            wait = self._session.advance(0, is_only_client=True)
+            wait = self._session.advance(0)
             assert self._outbox.size_bytes <= NBD_OUTBOX_BYTES_MAX + VOLUME_BYTES + (64 << 10)
             self._take()
             self._runner.run(self._settle())

@@ -30,6 +30,8 @@ TICK_S: Final = 0.1
 ASK_BYTES: Final = 256 * KIB
 """How much is written between two such questions: asking costs as much as a small write."""
 
+SINGLES_MIN: Final = 64
+
 OnDurable = Callable[[HoldfastError | None], None]
 
 
@@ -50,6 +52,8 @@ class RunningVolume:
         self._waiters: list[tuple[int, OnDurable]] = []
         self._room_waiters: list[Callable[[], None]] = []
         self._unasked_bytes = 0
+        self._last_client: object = None
+        self._singles_count = 0
         self._is_syncing = False
         self._is_checkpointing = False
         self._running_count = 0
@@ -98,10 +102,16 @@ class RunningVolume:
         if not self._is_checkpointing and self.volume.wants_checkpoint():
             self._begin_checkpoint()
 
-    @property
-    def has_one_client(self) -> bool:
-        """Whether nobody else can have to wait for what is done for one."""
-        return self.clients_count == 1
+    def is_alone(self, client: object, requests_count: int) -> bool:
+        """Take note of requests that came together; return whether only this client asks, singly.
+
+        Of many under way one may well come by itself: only after many that did is it how it asks.
+        """
+        if requests_count != 1 or client is not self._last_client:
+            self._last_client, self._singles_count = client, 0
+            return False
+        self._singles_count += 1
+        return self._singles_count > SINGLES_MIN
 
     @property
     def is_stalled(self) -> bool:

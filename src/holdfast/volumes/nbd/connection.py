@@ -86,6 +86,7 @@ class Connection:
         self._is_tls_handshaking = False
         self._waits_for_room = False
         self._asked_for_room = False
+        self._stalled_pieces_count = 0
         self._waits_for_growth = False
         self._has_grown = False
         self._began_ns = self._moved_ns = self._stalled_ns = server.clock.monotonic_ns()
@@ -207,7 +208,7 @@ class Connection:
         while not self.is_closed:
             now_ns = self._moved_ns = server.clock.monotonic_ns()
             try:
-                self._wait = session.advance(now_ns, is_only_client=server.running.has_one_client)
+                self._wait = session.advance(now_ns)
             except MalformedError:
                 self._send()  # What came before it was carried out, and is answered.
                 raise
@@ -265,10 +266,14 @@ class Connection:
             self._guard(self._advance)
 
     def _wait_for_room(self, now_ns: int) -> None:
+        assert self._session is not None
         if not self._waits_for_room:
             self._waits_for_room = True
             self._stalled_ns = now_ns
             self._server.running.counters.stalls_count += 1
+        elif self._stalled_pieces_count != self._session.pieces_count:
+            self._stalled_ns = now_ns  # It got on: the deadline is for what does not.
+        self._stalled_pieces_count = self._session.pieces_count
         if not self._asked_for_room:
             self._asked_for_room = True
             self._server.running.wait_for_room(self._on_room)

@@ -53,8 +53,8 @@ _pack_simple: Final = codec.SIMPLE_REPLY.pack_into
 _CHUNK: Final = codec.STRUCTURED_REPLY_MAGIC
 _DATA: Final = int(codec.ChunkType.OFFSET_DATA)
 _PREFETCH_BYTES: Final = 1 * MIB
-_SINGLE_MIN: Final = 64
-"""So many requests that came one by one make a client that waits for each answer."""
+_KEEP_BYTES: Final = 64 * MIB
+"""Zeroes that keep their space are done up to multiples of this: no slot lies across one."""
 # Plain integers: the complement of a flag of an enumeration leaves unknown bits out.
 _FLAGS_KNOWN: Final[dict[int, int]] = {
     Command.READ: int(CommandFlag.FUA | CommandFlag.DF),
@@ -120,12 +120,15 @@ class Session:
         self._is_advancing = False
         self._began_ns = 0
         self._is_alone = False
-        self._single_count = 0
         self.waiting_count = 0
+        self._zeroed_bytes = 0
+        """How much of the zeroes under way is done: each piece of them may wait for room."""
+        self.pieces_count = 0
+        """Such pieces so far: while they get on, waiting for room is no failure."""
         self.has_written = False
         """Set by every run of writes; whoever slows writers clears it."""
 
-    def advance(self, now_ns: int, *, is_only_client: bool = False) -> Wait:
+    def advance(self, now_ns: int) -> Wait:
         """Carry out what can be carried out now.
 
         Raises:
@@ -134,7 +137,7 @@ class Session:
         """
         self._is_advancing = True
         try:
-            return self._advance(now_ns, is_only_client)
+            return self._advance(now_ns)
         finally:
             self._is_advancing = False
 
@@ -144,8 +147,9 @@ class Session:
         if self._other is not None:
             self._refuse(self._other, errno, self._counters.trim)
             self._other = None
+            self._zeroed_bytes = 0
 
-    def _advance(self, now_ns: int, is_only_client: bool) -> Wait:
+    def _advance(self, now_ns: int) -> Wait:
         served_count = 0
         while True:
             if self._writes and not self._write():
@@ -168,10 +172,7 @@ class Session:
                 return Wait.INPUT
             count = len(batch.writes) + len(batch.reads) + (batch.other is not None)
             served_count += count
-            # Of 32 under way one may well come by itself: only after many that did, one at a time
-            # is how this client asks. A flush done here for others holds up all they ask for.
-            self._single_count = self._single_count + 1 if served_count == 1 else 0
-            self._is_alone = is_only_client and self._single_count > _SINGLE_MIN
+            self._is_alone = self._running.is_alone(self, count)
             self._began_ns = now_ns
             self._admit(batch)
 
@@ -324,6 +325,7 @@ class Session:
                 case _:
                     self._tell_status(request)
         except HoldfastError as error:
+            self._zeroed_bytes = 0
             self._refuse(request, errno_of(error), self._counters.flush, error.message)
         return True
 
@@ -334,9 +336,10 @@ class Session:
         start, size_bytes = request.start, request.size_bytes
         if request.command == Command.TRIM:
             lsn = self._volume.trim(start, size_bytes)
+        elif request.flags & CommandFlag.NO_HOLE:
+            lsn = self._zero_keeping(request)
         else:
-            punch = not request.flags & CommandFlag.NO_HOLE
-            lsn = self._volume.zero(start, size_bytes, punch=punch)
+            lsn = self._volume.zero(start, size_bytes, punch=True)
         if isinstance(lsn, Stalled):
             return False
         if request.flags & _FUA:
@@ -346,6 +349,21 @@ class Session:
             self._count(self._counters.trim, 1, size_bytes)
         self._running.written(codec.REQUEST_BYTES)
         return True
+
+    def _zero_keeping(self, request: Request) -> Lsn | Stalled:
+        """Zero piece by piece what is to keep its space; go on where it stalled."""
+        end = request.start + request.size_bytes
+        while True:
+            at = request.start + self._zeroed_bytes
+            stop = min(end, at - at % _KEEP_BYTES + _KEEP_BYTES)
+            lsn = self._volume.zero(at, stop - at, punch=False)
+            if isinstance(lsn, Stalled):
+                return lsn
+            self.pieces_count += 1
+            self._zeroed_bytes = stop - request.start
+            if stop == end:
+                self._zeroed_bytes = 0
+                return lsn
 
     def _prefetch(self, request: Request) -> None:
         end = request.start + min(request.size_bytes, NBD_REQUEST_BYTES_MAX)
