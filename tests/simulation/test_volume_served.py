@@ -13,7 +13,7 @@ import pytest
 
 from holdfast.testing.disk import DiskFaults
 from holdfast.volumes.model import BLOCK_BYTES, Geometry, Role, VolumeState
-from holdfast.volumes.nbd.codec import Command, Errno
+from holdfast.volumes.nbd.codec import Command, CommandFlag, Errno
 from tests.simulation.volume_world import VolumeWorld
 from tests.support.nbd_client import NbdClient, write
 from tests.support.nbd_server import NbdServerThread
@@ -282,3 +282,25 @@ def test_damaged_volume_is_read_only_and_tells_so_at_once(tmp_path: Path) -> Non
     client.close()
     server.close()
     assert world.disk.image() == before
+
+
+@pytest.mark.slow
+def test_zeroes_that_keep_their_space_end_however_often_they_wait_for_room(tmp_path: Path) -> None:
+    """A gigabyte is four times what one map may place; each wait begins its deadline anew."""
+    size_bytes = 1 << 30
+    world = VolumeWorld(Geometry(size_bytes=size_bytes, segment_bytes=8 << 20))
+    server = NbdServerThread(world.volume, tmp_path)
+    client = NbdClient(server.socket_path, timeout_s=60)
+    client.start("disk", structured=True)
+    assert client.write(700 << 20, A) == 0
+
+    answer = client.do(
+        Command.WRITE_ZEROES, 4096, size_bytes - 8192, flags=CommandFlag.NO_HOLE | FUA
+    )
+
+    assert answer.errno == 0
+    assert server.counters.stalls_count > 0
+    (told,) = server.call(lambda: world.volume.allocation(1 << 20, size_bytes - (2 << 20)))
+    assert (told.is_hole, told.is_zero) == (False, True)
+    client.close()
+    server.close()
