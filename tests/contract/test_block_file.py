@@ -79,14 +79,16 @@ def test_files_of_a_directory_are_one_process_alone(tmp_path: Path) -> None:
     open_block_files(tmp_path, ["one", "two"])["one"].close()
 
 
-def test_whatever_the_kernel_says_to_a_flush_is_a_failed_flush(tmp_path: Path) -> None:
-    """A file that cannot be flushed: its descriptor is of a pipe."""
+def test_whatever_the_kernel_says_to_a_flush_is_a_failed_flush_for_ever(tmp_path: Path) -> None:
+    """A file that cannot be flushed, its descriptor is of a pipe; then it could be again."""
     file = PosixBlockFile(tmp_path / "file", create=True)
+    good = os.dup(file.fileno())
     reading, writing = os.pipe()
-    os.dup2(writing, file.fileno())
-    with pytest.raises(StorageFailedError) as failed:
-        file.fdatasync()
-    assert failed.value.code == "flush-failed"
-    for descriptor in (reading, writing):
+    for descriptor in (writing, good):
+        os.dup2(descriptor, file.fileno())
+        with pytest.raises(StorageFailedError) as failed:
+            file.fdatasync()
+        assert failed.value.code == "flush-failed"
+    for descriptor in (reading, writing, good):
         os.close(descriptor)
     file.close()

@@ -2,6 +2,7 @@
 what was flushed is there after kill -9 of whatever serves it.
 
 Method: the command as a process, libnbd's and qemu's tools as clients over unix and TCP sockets.
+Cites service 1-3.
 """
 
 import json
@@ -112,6 +113,17 @@ def test_what_is_refused(holdfast: Holdfast) -> None:
         assert (ended.exit, ended.json["code"]) == (exit_code, code), ended
 
 
+def test_volume_whose_entry_is_damaged_is_listed_with_the_others(holdfast: Holdfast) -> None:
+    create(holdfast, "good", "8M")
+    create(holdfast, "torn", "8M")
+    (holdfast.state / "volumes" / "torn" / "entry.json").write_bytes(b"{")
+
+    listed = holdfast("volumes", "list", "--json")
+
+    assert listed.exit == 0
+    assert [json.loads(line)["name"] for line in listed.stdout.splitlines()] == ["good", "torn"]
+
+
 def test_volumes_side_by_side_over_tcp_and_tls(holdfast: Holdfast, tmp_path: Path) -> None:
     """Each by its own process and port; in TLS only with a certificate of the right authority."""
     need("nbdinfo")
@@ -136,6 +148,24 @@ def test_volumes_side_by_side_over_tcp_and_tls(holdfast: Holdfast, tmp_path: Pat
             else:
                 with pytest.raises(AssertionError):
                     run("nbdinfo", "--size", uri)
+
+        # Another authority takes over while it serves; a broken file before that changes nothing.
+        new = Authority(tmp_path / "new")
+        place = client_certificates(new, new, tmp_path / "client-new")
+        uri = f"{remote}?tls-certificates={place}"
+        whole = authority.path.read_bytes()
+        authority.path.write_bytes(b"no certificate")
+        served.hang_up("certificates not reloaded")
+        authority.path.write_bytes(whole)
+        with pytest.raises(AssertionError):
+            run("nbdinfo", "--size", uri)
+        for path, taken in zip((certificate, key), new.issue("server"), strict=True):
+            path.write_bytes(taken.read_bytes())
+        authority.path.write_bytes(new.path.read_bytes())
+        served.hang_up("certificates reloaded")
+        assert run("nbdinfo", "--size", uri) == f"{16 * MIB}\n"
+        with pytest.raises(AssertionError):
+            run("nbdinfo", "--size", f"{remote}?tls-certificates={tmp_path / 'client-True'}")
 
 
 def test_inspection_prints_what_is_stored(holdfast: Holdfast) -> None:

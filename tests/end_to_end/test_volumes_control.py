@@ -1,6 +1,7 @@
 """Goal: what a node tells a data process over its control socket is done, or refused with a reason.
 
 Method: a served volume, our control client on its socket, qemu-io as the client of the volume.
+Cites answering 1-3.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Goal: over HTTP a volume lives the same life as by the command line, and errors are problems.
 
 Method: the routes under uvicorn on a free port of loopback, in a process that supervises real data
-processes; a plain HTTP client.
+processes; a plain HTTP client. Cites invariants 1-3 of volumes/http.py.
 """
 
 import json

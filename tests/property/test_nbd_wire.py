@@ -3,7 +3,7 @@
 Method: random bytes, and streams of mostly proper messages with damage in them, are fed whole and
 in random pieces to two machines; both must answer, agree and change their volumes alike, hold no
 more than the limits, and raise nothing but MalformedError. Invariants: negotiation 1 and 2, inbox
-1-3, session 1, and, of front ends, 51.
+1-3, session 1, codec 1, outbox 1, and, of front ends, 51.
 """
 
 import asyncio
@@ -159,7 +159,7 @@ class _Machine:
     def _go_on(self) -> None:
         wait = Wait.TURN
         while wait in (Wait.TURN, Wait.OUTPUT):
-            wait = self._session.advance(0, is_only_client=True)
+            wait = self._session.advance(0)
             assert self._outbox.size_bytes <= NBD_OUTBOX_BYTES_MAX + VOLUME_BYTES + (64 << 10)
             self._take()
             self._runner.run(self._settle())

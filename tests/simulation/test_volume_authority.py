@@ -1,7 +1,8 @@
 """Goal: only a primary with a lease acknowledges, sizes only grow, and what changed is told.
 
 Method: assignments, expansions and questions beside changes, with crashes between their steps.
-Cites invariants 15, 19, 20, 21 and 22 of volumes/engine/volume.py.
+Cites invariants 15, 19, 20, 21 and 22 of volumes/engine/volume.py, and of its parts:
+engine/authority 1-3, engine/expansion 1-3, engine/looking 1.
 """
 
 import pytest
@@ -15,6 +16,7 @@ from holdfast.volumes.engine.expansion import (
     prepare_expansion,
 )
 from holdfast.volumes.engine.opening import open_volume
+from holdfast.volumes.engine.writing import PLACED_MAX
 from holdfast.volumes.model import BLOCK_BYTES, Geometry, Lsn, Role, Stalled
 from tests.simulation.volume_world import SMALL, VolumeWorld
 
@@ -203,6 +205,26 @@ def test_space_that_was_replaced_is_used_again() -> None:
         if number % 3 == 0:
             world.drain()
     assert world.volume.allocator.high < 60
+
+
+def test_space_is_bounded_however_often_all_of_it_is_written_anew() -> None:
+    """Cites 4 of engine/slots: the slots of the volume, and what two maps may place."""
+    slots = 64
+    geometry = Geometry(size_bytes=slots * (8 << 10), slot_bytes=8 << 10, segment_bytes=512 << 10)
+    world = VolumeWorld(geometry)
+    data = bytes([7]) * geometry.size_bytes
+    highest = stalls = 0
+    while stalls < 3:
+        if isinstance(world.volume.write(0, data), Stalled):
+            stalls += 1
+            if world.checkpoint is not None:
+                world.step_checkpoint()
+                world.step_checkpoint()
+            world.begin_checkpoint()
+        highest = max(highest, world.volume.allocator.high)
+    assert PLACED_MAX < highest <= slots + 2 * (PLACED_MAX + slots)
+    extent_bytes = world.disk.file("extent").size_bytes()
+    assert extent_bytes == highest * geometry.slot_bytes
 
 
 def test_opening_again_and_again_never_runs_out_of_log() -> None:

@@ -4,7 +4,9 @@ Method: a random machine of changes, syncs and checkpoints over a simulated disk
 power is cut at any write or flush, any subset of unflushed sectors survives, opening is cut too,
 and the machine goes on and crashes again. Half the log holds seven blocks, so it always wraps.
 
-Cites invariants 1-5, 7-11, 13, 15-18, 22, 23 of volumes/engine/volume.py.
+Cites invariants 1-5, 7-11, 13, 15-18, 22, 23 of volumes/engine/volume.py, and of its parts:
+engine/apply 1-2, engine/checkpoint 1 and 3, engine/core 2, engine/dirty 1-3, engine/log 1-3,
+engine/opening 2, engine/reading 1-2, engine/recovery 1, engine/slots 1-3, engine/writing 1-3.
 """
 
 from random import Random

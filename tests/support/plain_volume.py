@@ -4,6 +4,7 @@ It is a model to compare with, not an engine: everything happens at once, nothin
 """
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from holdfast.errors import HoldfastError
@@ -46,6 +47,7 @@ class PlainVolume:
         self.state = VolumeState.HEALTHY
         self.last_lsn = Lsn(0)
         self.durable_lsn = Lsn(0)
+        self.log_fraction = 0.0
         self.content = bytearray(size_bytes)
         self.written: dict[int, int] = {}
         self.trims: list[tuple[str, int, int]] = []
@@ -76,6 +78,12 @@ class PlainVolume:
             raise self.error
         buffer[:] = self.content[start : start + len(buffer)]
 
+    def read_run(self, run: Sequence[tuple[int, memoryview]]) -> int:
+        """Copy all; the error counts for the first."""
+        for start, buffer in run:
+            self.read_into(start, buffer)
+        return len(run)
+
     def trim(self, start: int, size_bytes: int) -> Lsn | Stalled:
         """Zero, and remember."""
         return self._zero("trim", start, size_bytes)
@@ -104,6 +112,11 @@ class PlainVolume:
             extents.append(ChangedExtent(size, is_changed))
             start = following
         return extents
+
+    def check_writable(self) -> None:
+        """Raise what it was told to."""
+        if self.error is not None:
+            raise self.error
 
     def begin_sync(self) -> Job | None:
         """All of it."""

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -48,6 +49,14 @@ class Serving:
     def uri(self, name: str) -> str:
         """Return the URI of a volume's unix socket."""
         return self.listening[name][0]
+
+    def hang_up(self, told: str) -> None:
+        """Send SIGHUP and wait until a data process says so in the log."""
+        os.kill(self.process.pid, signal.SIGHUP)
+        deadline_s = time.monotonic() + 20
+        while not any(told in line for line in self.log):
+            assert time.monotonic() < deadline_s, self.log
+            time.sleep(0.02)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal, wait, and return the exit code."""

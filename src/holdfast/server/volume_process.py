@@ -10,6 +10,7 @@ Invariants:
 2. It reports that it serves only when every socket listens, its control socket included.
 3. To stop: no new connection, what is under way is answered, the log is emptied, the files closed.
 4. It ends with whoever started it.
+5. SIGHUP loads the certificates anew for connections to come; if they do not load, nothing changes.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ import socket
 import ssl
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -116,6 +118,8 @@ def main() -> int:
     """Run the orders in the first argument; return the exit code."""
     orders = msgspec.json.decode(sys.argv[1], type=Orders)
     die_with_parent()
+    # Checkpoints run Python beside the event thread, which must not wait 5 ms for its turn.
+    sys.setswitchinterval(0.0005)
     if os.getppid() != orders.parent_id:
         return 1  # It died before the kernel was asked to tell us.
     logging.basicConfig(
@@ -172,6 +176,9 @@ async def _run(orders: Orders) -> None:
             servers=servers,
             listening=listening,
             used_bytes=lambda: used_bytes(Path(orders.directory)),
+        )
+        asyncio.get_running_loop().add_signal_handler(
+            signal.SIGHUP, partial(_reload_certificates, orders.tls, servers[-1])
         )
         await _serve(answering, control, tuple(each.getsockname()[:2] for each in remote))
         await running.close()
@@ -246,6 +253,17 @@ def _remote_uris(name: str, bound: list[socket.socket], *, is_tls: bool) -> tupl
     return tuple(
         f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/{name}" for host, port in places
     )
+
+
+def _reload_certificates(files: TlsFiles | None, server: NbdServer) -> None:
+    """Take the files as they are now for connections to come; keep the old if they do not load."""
+    if files is None or server.tls_context is None:
+        return
+    try:
+        server.tls_context = _tls_context(files)
+        _log.warning("certificates reloaded")
+    except InvalidRequestError as error:
+        _log.error("certificates not reloaded: %s", error.message)
 
 
 def _tls_context(files: TlsFiles) -> ssl.SSLContext:

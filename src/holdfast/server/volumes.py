@@ -71,6 +71,10 @@ class _Process:
     async def wait(self) -> str:
         return _how(await self._process.wait())
 
+    def reload(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGHUP)
+
     async def stop(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
@@ -186,6 +190,8 @@ async def serve_volumes(
 ) -> None:
     """Serve volumes until told to stop by a signal; then stop each orderly.
 
+    SIGHUP has every data process load its certificates anew, for connections to come.
+
     Args:
         announce: Told of each volume once it is served.
 
@@ -194,6 +200,7 @@ async def serve_volumes(
     """
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, volumes.reload_certificates)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     try:
@@ -202,7 +209,7 @@ async def serve_volumes(
         await stopped.wait()
     finally:
         await volumes.stop_all()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.remove_signal_handler(number)
 
 

@@ -7,8 +7,10 @@
    succeeds does not keep it.
 4. The same calls, faults and seeds give the same bytes.
 5. After the power is cut every call raises PowerCutError until `crash`.
+6. Each call is one step, whichever threads make them.
 """
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -55,17 +57,19 @@ class SimFile:
 
     def pread_into(self, buffer: memoryview, offset_bytes: int) -> None:
         """See BlockFile.pread_into."""
-        self._disk.look(self.name, offset_bytes, offset_bytes + len(buffer))
-        found = self.now[offset_bytes : offset_bytes + len(buffer)]
-        buffer[: len(found)] = found
-        buffer[len(found) :] = bytes(len(buffer) - len(found))
+        with self._disk.lock:
+            self._disk.look(self.name, offset_bytes, offset_bytes + len(buffer))
+            found = self.now[offset_bytes : offset_bytes + len(buffer)]
+            buffer[: len(found)] = found
+            buffer[len(found) :] = bytes(len(buffer) - len(found))
 
     def pwrite(self, data: Buffer, offset_bytes: int) -> None:
         """See BlockFile.pwrite."""
-        content = bytes(data)
-        offset_bytes, kept = self._disk.write(self, offset_bytes, len(content))
-        self.store(content[:kept], offset_bytes)
-        self._disk.after_write(self, kept, len(content))
+        with self._disk.lock:
+            content = bytes(data)
+            offset_bytes, kept = self._disk.write(self, offset_bytes, len(content))
+            self.store(content[:kept], offset_bytes)
+            self._disk.after_write(self, kept, len(content))
 
     def pwritev(self, parts: Sequence[Buffer], offset_bytes: int) -> None:
         """See BlockFile.pwritev."""
@@ -84,11 +88,12 @@ class SimFile:
 
     def fdatasync(self) -> None:
         """See BlockFile.fdatasync."""
-        if not self._disk.flush_succeeds():
-            self.doubtful.update(self.versions)
-            raise flush_failed(self.name.encode())
-        for sector in [sector for sector in self.versions if sector not in self.doubtful]:
-            self._settle(sector, self.versions.pop(sector)[-1])
+        with self._disk.lock:
+            if not self._disk.flush_succeeds():
+                self.doubtful.update(self.versions)
+                raise flush_failed(self.name.encode())
+            for sector in [sector for sector in self.versions if sector not in self.doubtful]:
+                self._settle(sector, self.versions.pop(sector)[-1])
 
     def punch(self, start: int, end: int) -> None:
         """See BlockFile.punch."""
@@ -98,14 +103,16 @@ class SimFile:
 
     def allocate(self, start: int, end: int) -> None:
         """See BlockFile.allocate."""
-        _, kept = self._disk.write(self, start, end - start)
-        self._disk.after_write(self, kept, end - start)
+        with self._disk.lock:
+            _, kept = self._disk.write(self, start, end - start)
+            self._disk.after_write(self, kept, end - start)
 
     def truncate(self, size_bytes: int) -> None:
         """See BlockFile.truncate. Growing only, and at once durable: what is new is zeros."""
-        assert size_bytes >= len(self.now)
-        self._disk.write(self, size_bytes, 0)
-        self._grow(size_bytes)
+        with self._disk.lock:
+            assert size_bytes >= len(self.now)
+            self._disk.write(self, size_bytes, 0)
+            self._grow(size_bytes)
 
     def size_bytes(self) -> int:
         """See BlockFile.size_bytes."""
@@ -126,10 +133,11 @@ class SimFile:
 
     def flip(self, offset_bytes: int, mask: int) -> None:
         """Change bits at rest; what is in the cache of this byte goes too."""
-        self.now[offset_bytes] ^= mask
-        sector = offset_bytes // SECTOR_BYTES
-        self.versions.pop(sector, None)
-        self._settle(sector, _sector(self.now, sector))
+        with self._disk.lock:
+            self.now[offset_bytes] ^= mask
+            sector = offset_bytes // SECTOR_BYTES
+            self.versions.pop(sector, None)
+            self._settle(sector, _sector(self.now, sector))
 
     def _grow(self, size_bytes: int) -> None:
         for content in (self.now, self.flushed):
@@ -148,8 +156,11 @@ class SimDisk:
     def __init__(self, faults: DiskFaults | None = None) -> None:
         self.faults = faults or DiskFaults()
         self.files: dict[str, SimFile] = {}
+        self.lock = threading.RLock()
         self.counts: Counter[str] = Counter()
         """`operations`, `writes`, `flushes`, `reads`, and writes of each file."""
+        self.faulty_file = ""
+        """That of the write which was lost or went astray."""
         self.is_off = False
         self.between: Callable[[], None] | None = None
         """Called before each write and flush, where another thread may run; not within itself."""
@@ -206,6 +217,8 @@ class SimDisk:
         if number == faults.write_fails_at:
             half = (offset_bytes + size_bytes // 2) // SECTOR_BYTES * SECTOR_BYTES
             return offset_bytes, max(0, half - offset_bytes)
+        if number in (faults.write_lost_at, faults.write_misdirected_at):
+            self.faulty_file = file.name
         if number == faults.write_lost_at:
             return offset_bytes, 0
         if number == faults.write_misdirected_at:

@@ -158,7 +158,7 @@ class Answering:
 
     def _may_acknowledge(self) -> bool:
         try:
-            self._volume.check_fence()
+            self._volume.authority.check()
         except FencedError:
             return False
         return True

@@ -47,6 +47,8 @@ class Counters:
     """Trims and writes of zeroes."""
     connections_count: int = 0
     """Connections taken since the start."""
+    pauses_count: int = 0
+    """Times a connection that writes was slowed because the log filled."""
     stalls_count: int = 0
     """Times a connection had to wait because the log was full."""
     stalled_ns: int = 0

@@ -41,6 +41,7 @@ _GAUGES: Final[tuple[tuple[str, str], ...]] = (
 )
 _COUNTS: Final[tuple[tuple[str, str, str], ...]] = (
     ("connections_count", "connections_taken", "Connections taken."),
+    ("pauses_count", "pauses", "Times a connection was slowed because the log filled."),
     ("stalls_count", "stalls", "Times a connection waited because the log was full."),
     ("stalls_failed_count", "stalls_failed", "Of these, waits that ended in an error."),
     ("checkpoints_count", "checkpoints", "Checkpoints made."),

@@ -8,7 +8,8 @@ Invariants:
 1. A waiter is called exactly once, in the event thread.
 2. Nobody is told of durability before the volume counts it, and a failed flush tells all waiters.
 3. One flush answers everyone who asked before it began; at most one is under way.
-4. After every checkpoint everyone who waits for room tries again.
+4. From the soft watermark of the log on, `pause_s` slows those who write, so that few ever stall.
+5. After every checkpoint everyone who waits for room tries again; after a failed one a tick later.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from typing import Final
 from holdfast.errors import HoldfastError, StorageFailedError
 from holdfast.model.limits import KIB
 from holdfast.ports import Clock
+from holdfast.volumes import rules
 from holdfast.volumes.counters import Counters
 from holdfast.volumes.served import Job, ServedVolume
 
@@ -27,6 +29,8 @@ TICK_S: Final = 0.1
 
 ASK_BYTES: Final = 256 * KIB
 """How much is written between two such questions: asking costs as much as a small write."""
+
+SINGLES_MIN: Final = 64
 
 OnDurable = Callable[[HoldfastError | None], None]
 
@@ -38,6 +42,8 @@ class RunningVolume:
         self.volume = volume
         self.counters = counters
         self.clock = clock
+        self.pause_s = 0.0
+        """How long a connection that has written waits before it takes more; see rules.pressure."""
         self.clients_count = 0
         """Connections of all front ends; each front end counts its own in and out."""
         self._loop = asyncio.get_running_loop()
@@ -46,6 +52,8 @@ class RunningVolume:
         self._waiters: list[tuple[int, OnDurable]] = []
         self._room_waiters: list[Callable[[], None]] = []
         self._unasked_bytes = 0
+        self._last_client: object = None
+        self._singles_count = 0
         self._is_syncing = False
         self._is_checkpointing = False
         self._running_count = 0
@@ -58,15 +66,23 @@ class RunningVolume:
 
         Args:
             lsn: Not above the volume's last.
-            done: Called at once if it is durable already.
+            done: Called at once if it is durable already, with why it may not be acknowledged.
             is_alone: Nobody else asks for anything now: flush here, a hop to a thread costs more.
         """
         if self.volume.durable_lsn >= lsn:
-            done(None)
+            done(self._refusal())
             return
         self._waiters.append((lsn, done))
         if not self._is_syncing:
             self._begin_sync(here=is_alone and not self._is_checkpointing)
+
+    def _refusal(self) -> HoldfastError | None:
+        """Return why even what is durable must not be acknowledged: fenced, poisoned, damaged."""
+        try:
+            self.volume.check_writable()
+        except HoldfastError as error:
+            return error
+        return None
 
     def wait_for_room(self, retry: Callable[[], None]) -> None:
         """Call `retry` once after the next checkpoint; begin one if none is under way."""
@@ -82,13 +98,20 @@ class RunningVolume:
 
     def _ask_for_checkpoint(self) -> None:
         self._unasked_bytes = 0
+        self.pause_s = rules.pressure(self.volume.log_fraction).pause_s
         if not self._is_checkpointing and self.volume.wants_checkpoint():
             self._begin_checkpoint()
 
-    @property
-    def has_one_client(self) -> bool:
-        """Whether nobody else can have to wait for what is done for one."""
-        return self.clients_count == 1
+    def is_alone(self, client: object, requests_count: int) -> bool:
+        """Take note of requests that came together; return whether only this client asks, singly.
+
+        Of many under way one may well come by itself: only after many that did is it how it asks.
+        """
+        if requests_count != 1 or client is not self._last_client:
+            self._last_client, self._singles_count = client, 0
+            return False
+        self._singles_count += 1
+        return self._singles_count > SINGLES_MIN
 
     @property
     def is_stalled(self) -> bool:
@@ -165,6 +188,8 @@ class RunningVolume:
             return
         self._is_checkpointing = True
         self._run_checkpoint(job, self.clock.monotonic_ns())
+        # It goes on in the other half of the log: there is room at once.
+        self._loop.call_soon(self._wake_room_waiters)
 
     def _run_checkpoint(self, job: Job, began_ns: int) -> None:
         def finish(error: HoldfastError | None) -> None:
@@ -182,6 +207,10 @@ class RunningVolume:
             self._run_checkpoint(following, began_ns)
             return
         self._is_checkpointing = False
+        if error is not None:
+            # There is no more room than before; on a full medium asking at once would go on and on.
+            self._loop.call_later(TICK_S, self._wake_room_waiters)
+            return
         self.counters.checkpoints_count += 1
         self.counters.checkpoint_ns += self.clock.monotonic_ns() - began_ns
         self._wake_room_waiters()

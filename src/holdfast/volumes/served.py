@@ -5,6 +5,7 @@ work is handed out as jobs: `begin_x` in the owner, `run` in a helper thread, `f
 owner again. The engine's `Volume` is one of these; engine/volume.py has the contract of each call.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from holdfast.errors import HoldfastError
@@ -50,12 +51,21 @@ class ServedVolume(Protocol):
         """Every change up to this one survives loss of power."""
         ...
 
+    @property
+    def log_fraction(self) -> float:
+        """How full its log is."""
+        ...
+
     def write_run(self, run: WriteRun) -> Lsn | Stalled:
         """Write all requests of a run in their order; return the LSN of the last."""
         ...
 
     def read_into(self, start: int, buffer: memoryview) -> None:
         """Fill `buffer` with the bytes from `start`."""
+        ...
+
+    def read_run(self, run: Sequence[tuple[int, memoryview]]) -> int:
+        """Fill buffers in order up to the first that fails; raise only if that is the first."""
         ...
 
     def trim(self, start: int, size_bytes: int) -> Lsn | Stalled:
@@ -72,6 +82,10 @@ class ServedVolume(Protocol):
 
     def changed_since(self, lsn: Lsn, start: int, size_bytes: int) -> list[ChangedExtent]:
         """Tell what may have changed after `lsn`, in order."""
+        ...
+
+    def check_writable(self) -> None:
+        """Raise unless what is durable may be acknowledged now."""
         ...
 
     def begin_sync(self) -> Job | None:

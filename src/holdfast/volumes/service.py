@@ -147,6 +147,10 @@ class Volumes:
         """Stop serving all volumes that this process serves."""
         await self._around.supervisor.stop_all()
 
+    def reload_certificates(self) -> None:
+        """Have the volumes that this process serves load their certificates anew."""
+        self._around.supervisor.reload_all()
+
     async def grow(self, name: str, size_bytes: int) -> VolumeView:
         """Make a volume greater, served or not; when this returns it survives loss of power."""
         place = self._find(name)

@@ -65,6 +65,10 @@ class DataProcess(Protocol):
         """Wait for its end and return how it ended, in words."""
         ...
 
+    def reload(self) -> None:
+        """Have it load its certificates anew; it goes on with the old ones if they do not load."""
+        ...
+
     async def stop(self) -> None:
         """End it, orderly if it can within its time, else at once; then return."""
         ...
@@ -146,6 +150,12 @@ class Supervisor:
         if served.process is not None:
             await served.process.stop()
         self._served.pop(name, None)
+
+    def reload_all(self) -> None:
+        """Have every process load its certificates anew; one that starts later does anyway."""
+        for served in self._served.values():
+            if served.process is not None:
+                served.process.reload()
 
     async def stop_all(self) -> None:
         """Stop serving every volume, all at once."""

@@ -29,10 +29,14 @@ class Process:
         self.pid = pid
         self.listening = (f"nbd://{pid}",)
         self.listen = (("127.0.0.1", 7000 + pid),)
+        self.reloads_count = 0
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def wait(self) -> str:
         return await asyncio.shield(self.ended)
+
+    def reload(self) -> None:
+        self.reloads_count += 1
 
     async def stop(self) -> None:
         if not self.ended.done():

@@ -2,12 +2,15 @@
 
 1. A full medium is CapacityError (`disk-full`), everything else it refuses StorageFailedError with
    the code of the call; a flush that fails is `flush-failed` always. No OSError leaves here.
+2. After a flush that failed none succeeds, on whatever thread: the kernel tells of a failure once,
+   and a flush beside it would hear of success.
 """
 
 import ctypes
 import errno
 import fcntl
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -29,6 +32,8 @@ class PosixBlockFile:
     def __init__(self, path: Path, *, create: bool = False) -> None:
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
         self._path = os.fsencode(path)
+        self._flushing = threading.Lock()
+        self._flush_error: OSError | None = None
         try:
             self._fd = os.open(path, flags, 0o600)
         except OSError as error:
@@ -92,16 +97,21 @@ class PosixBlockFile:
 
     def fdatasync(self) -> None:
         """See BlockFile.fdatasync."""
-        try:
-            os.fdatasync(self._fd)
-        except OSError as error:
+        with self._flushing:
+            if self._flush_error is None:
+                try:
+                    os.fdatasync(self._fd)
+                except OSError as error:
+                    self._flush_error = error
+            if self._flush_error is None:
+                return
             # Whatever the reason, a full disk too: what is on the medium is unknown.
             raise StorageFailedError(
-                f"{os.fsdecode(self._path)} could not be flushed: {error.strerror}",
+                f"{os.fsdecode(self._path)} could not be flushed: {self._flush_error.strerror}",
                 code="flush-failed",
                 advice="look at the kernel log and the health of the disk, then open it again",
-                errno=error.errno,
-            ) from error
+                errno=self._flush_error.errno,
+            )
 
     def punch(self, start: int, end: int) -> None:
         """See BlockFile.punch; writes zeros where the file system cannot punch."""

@@ -25,12 +25,11 @@ from typing import Final
 
 from xxhash import xxh3_64_intdigest
 
-from holdfast.ports import Buffer
 from holdfast.volumes.engine.apply import Maps
 from holdfast.volumes.engine.checks import PAGE_CHECKS, CheckPages, damaged
 from holdfast.volumes.engine.dirty import NOWHERE, ZERO, DirtyMap, Shard
 from holdfast.volumes.engine.files import SyncJob, VolumeFiles
-from holdfast.volumes.engine.formats import CHECK_MASK, SECTOR_SLOTS
+from holdfast.volumes.engine.formats import CHECK_MASK, DATA_BIT, SECTOR_SLOTS, zero_check
 from holdfast.volumes.engine.slots import Allocator, SlotTable
 from holdfast.volumes.model import BLOCK_BYTES, Lsn
 
@@ -48,8 +47,8 @@ class CheckpointPlan:
     frozen: DirtyMap
     moves: dict[int, int]
     """Slots whose physical slot changes: to which, or NOWHERE."""
-    fresh: frozenset[int]
-    """Physical slots taken for this checkpoint; their blocks read as zeros until written."""
+    fresh: dict[int, int]
+    """Physical slots taken for this checkpoint, and for which; they read as zeros until written."""
 
 
 def plan_checkpoint(maps: Maps, allocator: Allocator, lsn: Lsn) -> CheckpointPlan:
@@ -68,7 +67,9 @@ def plan_checkpoint(maps: Maps, allocator: Allocator, lsn: Lsn) -> CheckpointPla
     homeless.sort()
     fresh = allocator.take(len(homeless))
     moves.update(zip(homeless, fresh, strict=True))
-    return CheckpointPlan(lsn=lsn, frozen=frozen, moves=moves, fresh=frozenset(fresh))
+    return CheckpointPlan(
+        lsn=lsn, frozen=frozen, moves=moves, fresh=dict(zip(fresh, homeless, strict=True))
+    )
 
 
 def _has_data(shard: Shard, slot: int, slot_blocks: int) -> bool:
@@ -115,9 +116,9 @@ class CheckpointJob:
         """Set the checks; return the blocks to carry for each window of the log."""
         plan, pages, slot_blocks = self.plan, self.pages, self._slot_blocks
         windows: dict[int, list[_Row]] = {}
-        unwritten = array("I", bytes(4 * slot_blocks))
-        for physical in sorted(plan.fresh):
-            pages.put_many(physical * slot_blocks, unwritten)
+        for physical, slot in sorted(plan.fresh.items()):
+            blocks = range(slot * slot_blocks, (slot + 1) * slot_blocks)
+            pages.put_many(physical * slot_blocks, array("I", map(zero_check, blocks)))
         for number in sorted(plan.frozen.shards):
             shard = plan.frozen.shards[number]
             for slot, placed in shard.slots.items():
@@ -128,63 +129,77 @@ class CheckpointJob:
         return windows
 
     def _place_blocks(self, blocks: dict[int, int], windows: dict[int, list[_Row]]) -> None:
-        """The same for the blocks of a shard; most of a checkpoint's time without the medium."""
+        """The same for the blocks of a shard."""
         pages, changes, moves = self.pages, self.changes, self.plan.moves
         slot_blocks = self._slot_blocks
+        shifts = {}
+        """How far the blocks of a slot lie from their places, in blocks; none for a hole."""
+        for slot in {block // slot_blocks for block in blocks}:
+            physical = moves.get(slot)
+            if physical is None:
+                physical = self._table.physical(slot)
+            changes[slot] = physical
+            if physical >= 0:
+                shifts[slot] = (physical - slot) * slot_blocks
         page_number, page = -1, memoryview(b"")
         for block, entry in blocks.items():
-            slot = block // slot_blocks
-            physical = changes.get(slot)
-            if physical is None:
-                physical = moves.get(slot)
-                if physical is None:
-                    physical = self._table.physical(slot)
-                changes[slot] = physical
-            if physical < 0:
+            shift = shifts.get(block // slot_blocks)
+            if shift is None:
                 continue
-            index = physical * slot_blocks + block % slot_blocks
+            index = block + shift
             if index // PAGE_CHECKS != page_number:
                 page_number = index // PAGE_CHECKS
                 page = pages.writable(page_number)
             if entry == ZERO:
-                page[index % PAGE_CHECKS] = 0
+                page[index % PAGE_CHECKS] = zero_check(block)
                 continue
             page[index % PAGE_CHECKS] = entry & CHECK_MASK
             window = entry >> 32 + _WINDOW_BITS
-            rows = windows.get(window)
-            if rows is None:
-                rows = windows[window] = []
-            rows.append((index, block, entry))
+            if window in windows:
+                windows[window].append((index, block, entry))
+            else:
+                windows[window] = [(index, block, entry)]
 
     def _carry(self, rows: list[_Row]) -> None:
-        """Copy blocks that lie in a window of the log to their places, in the order of these."""
-        entries = [entry for _, _, entry in rows]
-        low = min(entries) >> 32
-        size_bytes = (max(entries) >> 32) - low
-        view = self._window[: size_bytes + BLOCK_BYTES]
-        self.files.log.pread_into(view, low)
-        rows.sort()
-        digest = xxh3_64_intdigest
-        parts: list[Buffer] = []
-        end = -1
-        for index, block, entry in rows:
-            at = (entry >> 32) - low
-            data = view[at : at + BLOCK_BYTES]
-            if (digest(data, block * BLOCK_BYTES) & CHECK_MASK or 1) != entry & CHECK_MASK:
-                raise damaged(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES, "log")
-            if index != end or len(parts) == _PARTS_MAX:
-                self._write(parts, end)
-                parts = []
-            parts.append(data)
-            end = index + 1
-        self._write(parts, end)
+        """Copy blocks that lie in a window of the log to their places, in the order of these.
 
-    def _write(self, parts: list[Buffer], end: int) -> None:
-        """Write blocks that end before physical block `end`."""
-        if len(parts) == 1:
-            self.files.extent.pwrite(parts[0], (end - 1) * BLOCK_BYTES)
-        elif parts:
-            self.files.extent.pwritev(parts, (end - len(parts)) * BLOCK_BYTES)
+        Most of a checkpoint's time without the medium, and the data path waits for whoever runs
+        Python: what can be is done in comprehensions, a block by itself is written as it is.
+        """
+        rows.sort()
+        offsets = [entry >> 32 for _, _, entry in rows]
+        low = min(offsets)
+        view = self._window[: max(offsets) - low + BLOCK_BYTES]
+        self.files.log.pread_into(view, low)
+        data = [view[at - low : at - low + BLOCK_BYTES] for at in offsets]
+        self._verify(rows, data)
+        pwrite = self.files.extent.pwrite
+        ends = [index for index, _, _ in rows[1:]]
+        ends.append(-1)
+        first = 0
+        for last, (row, following) in enumerate(zip(rows, ends, strict=True)):
+            index = row[0]
+            if following == index + 1 and last - first < _PARTS_MAX:
+                continue
+            if first == last:
+                pwrite(data[last], index * BLOCK_BYTES)
+            else:
+                start = (index - last + first) * BLOCK_BYTES
+                self.files.extent.pwritev(data[first : last + 1], start)
+            first = last + 1
+
+    def _verify(self, rows: list[_Row], data: list[memoryview]) -> None:
+        digest = xxh3_64_intdigest
+        expected = [entry & CHECK_MASK for _, _, entry in rows]
+        found = [
+            digest(each, block * BLOCK_BYTES) & CHECK_MASK | DATA_BIT
+            for each, (_, block, _) in zip(data, rows, strict=True)
+        ]
+        if found != expected:
+            (block, *_) = [
+                row[1] for row, a, b in zip(rows, found, expected, strict=True) if a != b
+            ]
+            raise damaged(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES, "log")
 
 
 class PublishJob:

@@ -6,7 +6,9 @@ Not here: what is done with it (volume.py).
 2. A superblock is flushed before what it says is relied on.
 """
 
-from holdfast.errors import HoldfastError, StateError, StorageFailedError
+from typing import Final
+
+from holdfast.errors import HoldfastError, IntegrityError, StateError, StorageFailedError
 from holdfast.ports import Clock
 from holdfast.volumes.engine.apply import Maps
 from holdfast.volumes.engine.authority import Authority
@@ -19,6 +21,12 @@ from holdfast.volumes.engine.slots import Allocator
 from holdfast.volumes.engine.superblocks import SuperblockStore
 from holdfast.volumes.engine.writing import Writer
 from holdfast.volumes.model import Geometry, LostRange, Lsn, VolumeState
+
+_REFUSALS: Final[dict[VolumeState, type[HoldfastError]]] = {
+    VolumeState.POISONED: StorageFailedError,
+    VolumeState.DAMAGED: IntegrityError,
+    VolumeState.CLOSED: StateError,
+}
 
 
 class VolumeCore:
@@ -65,6 +73,11 @@ class VolumeCore:
         """Every change up to this one survives loss of power."""
         return self.log.durable_lsn
 
+    @property
+    def log_fraction(self) -> float:
+        """How full the log is, both halves together."""
+        return self.log.used_fraction
+
     def use_geometry(self, geometry: Geometry) -> None:
         """Take a larger size that the superblock has already."""
         self.geometry = self.writer.geometry = geometry
@@ -94,16 +107,22 @@ class VolumeCore:
             self.state_reason = error.message
 
     def check_writable(self) -> None:
-        """Raise StateError or FencedError unless changes may be taken."""
+        """Raise unless changes may be taken and acknowledged now: see check_usable; FencedError."""
         if self.state is not VolumeState.HEALTHY:
             self.check_usable()
         self.authority.check()
 
     def check_usable(self) -> None:
-        """Raise StateError (`volume-poisoned`, ...) unless the volume is healthy."""
+        """Raise unless the volume is healthy.
+
+        Raises:
+            StorageFailedError: `volume-poisoned`.
+            IntegrityError: `volume-damaged`.
+            StateError: `volume-closed`.
+        """
         if self.state is VolumeState.HEALTHY:
             return
-        raise StateError(
+        raise _REFUSALS[self.state](
             f"the volume is {self.state}: {self.state_reason or 'it was closed'}",
             code=f"volume-{self.state}",
             advice="stop its clients, look at the medium, then open it again",

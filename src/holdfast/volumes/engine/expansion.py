@@ -9,11 +9,11 @@ forgets the preparation. `commit` is one superblock.
 3. A volume never shrinks.
 """
 
-from holdfast.errors import ConflictError, InvalidRequestError, StateError
+from holdfast.errors import ConflictError, InvalidRequestError, StateError, StorageFailedError
 from holdfast.volumes.engine.formats import SECTOR_SLOTS
 from holdfast.volumes.engine.slots import SlotTable, sectors_count
 from holdfast.volumes.engine.volume import Volume
-from holdfast.volumes.model import Geometry, VolumeState
+from holdfast.volumes.model import Geometry
 
 
 def prepare_expansion(volume: Volume, size_bytes: int, epoch: int) -> None:
@@ -43,7 +43,11 @@ def prepare_expansion(volume: Volume, size_bytes: int, epoch: int) -> None:
     table.pairs[: len(volume.maps.table.pairs)] = volume.maps.table.pairs
     first = old.slots_count // SECTOR_SLOTS
     table.write_sectors(volume.files.slots, range(first, sectors_count(new.slots_count)), {}, 0)
-    volume.files.slots.fdatasync()
+    try:
+        volume.files.slots.fdatasync()
+    except StorageFailedError as error:
+        volume.poison(error)  # A later flush that succeeds would not say what became of these.
+        raise
     volume.write_superblock(prepared_bytes=size_bytes, prepared_epoch=epoch)
 
 
@@ -71,8 +75,7 @@ def cancel_expansion(volume: Volume, epoch: int) -> None:
 
 def _check(volume: Volume, epoch: int) -> None:
     volume.authority.check_epoch(epoch)
-    if volume.state is not VolumeState.HEALTHY:
-        raise StateError(f"the volume is {volume.state}", code=f"volume-{volume.state}")
+    volume.check_usable()
     if volume.carrying is not None:
         raise StateError(
             "a checkpoint of the volume is running",

@@ -47,6 +47,10 @@ _SECTOR_BODY: Final = SECTOR_SLOTS * 8
 _U64: Final = Struct("<Q")
 PHYSICAL: Final = Struct("<I")
 CHECK_MASK: Final = 0xFFFFFFFF
+DATA_BIT: Final = 1 << 16
+"""Set in the check of a block with data, clear in that of a block that reads as zeros."""
+_ZERO_MASK: Final = CHECK_MASK ^ DATA_BIT
+_ODD: Final = 0x9E3779B1
 _U64_MAX: Final = 0xFFFFFFFFFFFFFFFF
 LSN_MAX: Final = (1 << 40) - 1
 """Largest LSN: the slot table keeps them in units of 256, in 32 bits."""
@@ -276,8 +280,16 @@ def _data_bytes(kind: RecordKind, size_bytes: int, geometry: Geometry) -> int:
 
 
 def block_check(data: Buffer, start: int) -> int:
-    """Return the check of a block that begins at `start` of the volume; never 0, which is zeros."""
-    return xxh3_64_intdigest(data, start) & CHECK_MASK or 1
+    """Return the check of a block with data that begins at `start` of the volume."""
+    return xxh3_64_intdigest(data, start) & CHECK_MASK | DATA_BIT
+
+
+def zero_check(block: int) -> int:
+    """Return the check of a block that reads as zeros whatever its place holds; never 0.
+
+    It depends on the block, so that neither zeros nor the checks of other blocks pass for it.
+    """
+    return (block + 1) * _ODD & _ZERO_MASK | 1
 
 
 def encode_sector(number: int, entries: "array[int]", incarnation: int) -> bytes:

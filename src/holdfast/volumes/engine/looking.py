@@ -9,6 +9,7 @@ from typing import TypeVar
 from holdfast.volumes.engine.apply import Maps
 from holdfast.volumes.engine.checks import CheckPages
 from holdfast.volumes.engine.dirty import NOWHERE, ZERO
+from holdfast.volumes.engine.formats import zero_check
 from holdfast.volumes.model import BLOCK_BYTES, ChangedExtent, Extent, Geometry
 
 KindT = TypeVar("KindT")
@@ -66,8 +67,9 @@ def _slot_kinds(
         if physical < 0:
             yield last, (True, True)
             return
-        for at, check in enumerate(checks.get(physical * slot_blocks, slot_blocks)):
-            yield first + (at + 1) * BLOCK_BYTES, (False, not check)
+        found = checks.get(physical * slot_blocks, slot_blocks)
+        for block, check in enumerate(found, first // BLOCK_BYTES):
+            yield (block + 1) * BLOCK_BYTES, (False, check == zero_check(block))
         return
     for block in range(first // BLOCK_BYTES, last // BLOCK_BYTES):
         yield (block + 1) * BLOCK_BYTES, _block_kind(maps, checks, geometry, block)
@@ -85,11 +87,11 @@ def _block_kind(
         placed = layer.slot_of(slot)
         if placed is not None:
             is_hole = placed.physical == NOWHERE
-            return is_hole, is_hole or not placed.checks[at]
+            return is_hole, is_hole or placed.checks[at] == zero_check(block)
     physical = maps.table.physical(slot)
     if physical < 0:
         return True, True
-    return False, not checks.get(physical * geometry.slot_blocks + at, 1)[0]
+    return False, checks.get(physical * geometry.slot_blocks + at, 1)[0] == zero_check(block)
 
 
 def _merged(

@@ -1,7 +1,8 @@
 """Makes a volume, and opens one: recovery from whatever a crash left.
 
 Order of an opening, and the crash each step survives: everything is read first, which changes
-nothing. Then a mark goes to the end of the log and what was found is flushed, so that whatever is
+nothing. The slot table is flushed as it was read: what is taken for free now is free after a loss
+of power. Then a mark goes to the end of the log and what was found is flushed, so that whatever is
 shown from now on is durable; then a superblock. Power lost at any point leaves a log that ends at
 the same LSN or, before the flush, is read anew.
 
@@ -27,6 +28,7 @@ from holdfast.volumes.engine.formats import (
     SECTOR_BYTES,
     Superblock,
     encode_superblock,
+    zero_check,
 )
 from holdfast.volumes.engine.log import Log
 from holdfast.volumes.engine.recovery import LogEnd, LogReader, find_lost
@@ -110,7 +112,8 @@ def open_volume(
         files: Open, and nobody else's.
         entropy: For the mark of this opening.
         clock: For leases and the interval.
-        checkpoint_interval_ms: Longest time that logged data waits to be carried home.
+        checkpoint_interval_ms: How long nothing must change for what is logged to be carried home;
+            sooner when the log fills.
         stale_reads: Let a copy be read that is not primary, or whose lease ended.
         salvage: Let what is left of a damaged volume be read; it may be older than what was lost.
 
@@ -218,7 +221,7 @@ def _first_missing(files: VolumeFiles, maps: Maps, durable: int) -> int | None:
                 first = slot * geometry.slot_blocks
                 for at in range(geometry.slot_blocks):
                     if any(newer.block_of(first + at) is not None for newer in layers[: index + 1]):
-                        checks[at] = 0
+                        checks[at] = zero_check(first + at)
                 files.extent.pread_into(buffer, placed.physical * geometry.slot_bytes)
                 try:
                     verify_blocks(buffer, first * BLOCK_BYTES, checks, "extent")

@@ -4,6 +4,8 @@
 2. A slot is given out again only when no recovery can need what it held: the checkpoint that made
    it free is published. What crash this survives: power lost before that finds the old data whole.
 3. The table's file is written only by a checkpoint and an expansion, and a sector whole.
+4. There are never more physical slots than logical ones and those of two maps, each PLACED_MAX and
+   one request at most: so much larger than the volume its extent file can become.
 """
 
 from array import array

@@ -34,6 +34,7 @@ Invariants (numbers of the engine, cited by the tests):
 24. A scrub finds every damaged block, and nothing else.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from holdfast.errors import HoldfastError, IntegrityError, StateError, StorageFailedError
@@ -109,6 +110,9 @@ class Volume(VolumeCore):
         self._syncing: SyncJob | None = None
         self._placed_synced = 0
         self._checkpointed_ns = clock.monotonic_ns()
+        self._seen_lsn = log.last_lsn
+        """When last asked for a checkpoint, and since when: how long nothing has changed."""
+        self._seen_ns = self._checkpointed_ns
 
     def write_run(self, run: WriteRun) -> Lsn | Stalled:
         """Log a run of writes, whatever their size and alignment; return the LSN of the last.
@@ -117,7 +121,8 @@ class Volume(VolumeCore):
         survive loss of power. A run of whole blocks, back to back, is one batch and one call.
 
         Raises:
-            FencedError, StateError: The copy may not, or cannot, write.
+            FencedError: The copy may not write.
+            StorageFailedError, IntegrityError: It is poisoned or damaged.
             InvalidRequestError: A range is bad (`bad-range`); nothing happened.
             CapacityError, StorageFailedError: The medium refused; each request is whole or absent.
         """
@@ -137,7 +142,8 @@ class Volume(VolumeCore):
     def zero(self, start: int, size_bytes: int, *, punch: bool) -> Lsn | Stalled:
         """As `trim`; without `punch` space is taken for later writes.
 
-        Without `punch` it may be Stalled half done; the same call again goes on where it was.
+        Without `punch`, from a slot's size on, it is no one change: it may be Stalled, or cut short
+        by a crash, with a part of it done; the same call again goes on where it was.
         """
         self.check_writable()
         return self.writer.zero(start, size_bytes, punch=punch)
@@ -154,10 +160,6 @@ class Volume(VolumeCore):
         if not self.stale_reads:
             self.authority.check()
         size_bytes = len(buffer)
-        is_block = size_bytes == BLOCK_BYTES and not start & BLOCK_BYTES - 1
-        if is_block and 0 <= start < self.geometry.size_bytes:
-            self.reader.read_block(start, buffer)
-            return
         self.writer.check_range(start, size_bytes, REQUEST_BYTES_MAX)
         head = start % BLOCK_BYTES
         if not head and not size_bytes % BLOCK_BYTES:
@@ -166,6 +168,32 @@ class Volume(VolumeCore):
         whole = memoryview(bytearray(head + size_bytes + -(head + size_bytes) % BLOCK_BYTES))
         self.reader.read_into(start - head, whole)
         buffer[:] = whole[head : head + size_bytes]
+
+    def read_run(self, run: Sequence[tuple[int, memoryview]]) -> int:
+        """Do as `read_into` for each (start, buffer) up to the first that fails; return how many.
+
+        Raises:
+            IntegrityError, FencedError, ...: As `read_into`, if it is the first one that fails.
+        """
+        if self.state is VolumeState.CLOSED or self._reads_refused:
+            self._refuse_read()
+        if not self.stale_reads:
+            self.authority.check()
+        last_start = self.geometry.size_bytes - BLOCK_BYTES
+        read_block = self.reader.read_block
+        done = 0
+        try:
+            for start, buffer in run:
+                is_block = len(buffer) == BLOCK_BYTES and not start & BLOCK_BYTES - 1
+                if is_block and 0 <= start <= last_start:
+                    read_block(start, buffer)
+                else:
+                    self.read_into(start, buffer)
+                done += 1
+        except HoldfastError:
+            if not done:
+                raise
+        return done
 
     def allocation(self, start: int, size_bytes: int) -> list[Extent]:
         """Tell holes from data; merged, in order, together exactly `size_bytes`."""
@@ -181,9 +209,11 @@ class Volume(VolumeCore):
         """Begin to make all changes so far durable; None if they are. One at a time.
 
         Raises:
-            StateError: `volume-poisoned`, or `sync-running`: finish that one first.
+            StorageFailedError, IntegrityError: See check_usable.
+            FencedError: Even what is durable must not be acknowledged (invariant 19).
+            StateError: `sync-running`: finish that one first.
         """
-        self.check_usable()
+        self.check_writable()
         if self.log.durable_lsn >= self.log.last_lsn:
             return None
         if self._syncing is not None:
@@ -196,7 +226,7 @@ class Volume(VolumeCore):
 
         Raises:
             FencedError: It is durable, but must not be acknowledged (invariant 19).
-            StateError: `volume-poisoned`, now or before.
+            StorageFailedError: `volume-poisoned`, now or before.
         """
         assert isinstance(job, SyncJob)
         assert job is self._syncing
@@ -211,11 +241,15 @@ class Volume(VolumeCore):
         """Return whether to call begin_checkpoint now; cheap: ask after each batch and on ticks."""
         if self.carrying is not None or self.state is not VolumeState.HEALTHY:
             return False
-        age_ns = self.clock.monotonic_ns() - self._checkpointed_ns
+        now_ns = self.clock.monotonic_ns()
         if self.maps.frozen is not None:
-            return age_ns >= 0
+            return now_ns >= self._checkpointed_ns
+        if self.log.last_lsn != self._seen_lsn:
+            self._seen_lsn, self._seen_ns = self.log.last_lsn, now_ns
         return rules.wants_checkpoint(
-            self.writer.fill_fraction(), age_ns=age_ns, interval_ns=self._interval_ns
+            self.writer.fill_fraction(),
+            idle_ns=now_ns - self._seen_ns,
+            interval_ns=self._interval_ns,
         )
 
     @property
@@ -284,10 +318,6 @@ class Volume(VolumeCore):
         self.authority.now = fence
         self.log.epoch = epoch
 
-    def check_fence(self) -> None:
-        """Raise FencedError unless this copy may acknowledge now."""
-        self.authority.check()
-
     def close(self) -> None:
         """Carry everything home and release the files; the next open replays nothing.
 
@@ -311,6 +341,9 @@ class Volume(VolumeCore):
 
     def begin_run(self, nonce: bytes) -> None:
         """Part this run from what an earlier one may have left; once, by open_volume."""
+        # An earlier process may have been killed before it flushed the table: what was read must
+        # stay, or a slot that it no longer refers to is in it again after a loss of power.
+        self.files.slots.fdatasync()
         if not self.log.has_room(len(nonce)):
             self._make_room()
         self.log.append_mark(nonce)
@@ -365,7 +398,7 @@ class Volume(VolumeCore):
         replaced = table.put(job.changes, plan.lsn)
         released = {*plan.frozen.releases, *(old for _, old in replaced)}
         trimmed = [old for slot, old in replaced if job.changes[slot] == NOWHERE]
-        self.checks.forget(job.pages.touched)
+        self.checks.adopt(job.pages)
         self.maps.frozen = None
         self._plan = None
         self.log.checkpoint_lsn = plan.lsn

@@ -24,12 +24,14 @@ from holdfast.volumes.engine.files import VolumeFiles
 from holdfast.volumes.engine.formats import (
     BATCH_HEADER_BYTES,
     CHECK_MASK,
+    DATA_BIT,
     PHYSICAL,
     RECORD,
     RECORD_HEADER_BYTES,
     RecordKind,
     block_check,
     placed_entry,
+    zero_check,
 )
 from holdfast.volumes.engine.log import Log
 from holdfast.volumes.engine.reading import Reader
@@ -101,7 +103,7 @@ class Writer:
                 return self._slow_run(run)
             expected = data_at + BLOCK_BYTES
             lsn += 1
-            check = xxh3_64_intdigest(buffer[data_at:expected], start) & CHECK_MASK or 1
+            check = xxh3_64_intdigest(buffer[data_at:expected], start) & CHECK_MASK | DATA_BIT
             entries.append((start >> 12, data_at + shift << 32 | check))
             pack(buffer, header_at, lsn, start, BLOCK_BYTES, _WRITE, 0)
         stalled = self._map_stall()
@@ -178,6 +180,8 @@ class Writer:
         if punch:
             return self.trim(start, size_bytes)
         slot_bytes = self.geometry.slot_bytes
+        if size_bytes < slot_bytes:
+            return self.write(start, bytes(size_bytes))  # In one batch, also across two slots.
         at, end = start, start + size_bytes
         answer: Lsn | Stalled = self.log.last_lsn
         while at < end:
@@ -266,8 +270,11 @@ class Writer:
             return stalled
         slot_bytes = self.geometry.slot_bytes
         physicals = self.allocator.take(last - first)
-        checks = array("I", bytes(4 * self.geometry.slot_blocks))
-        placed = [(physical, checks) for physical in physicals]
+        blocks = self.geometry.slot_blocks
+        placed = [
+            (physical, array("I", map(zero_check, range(slot * blocks, (slot + 1) * blocks))))
+            for slot, physical in enumerate(physicals, first)
+        ]
         batch = _Batch(self.log)
         try:
             for begin, count in _runs(physicals):
@@ -301,7 +308,7 @@ class Writer:
         checks = array("I")
         checks.extend(
             [
-                digest(data[at : at + BLOCK_BYTES], start + at) & CHECK_MASK or 1
+                digest(data[at : at + BLOCK_BYTES], start + at) & CHECK_MASK | DATA_BIT
                 for at in range(0, len(data), BLOCK_BYTES)
             ]
         )

@@ -27,6 +27,8 @@ OPTION_REPLY: Final = struct.Struct(">QIII")
 REQUEST: Final = struct.Struct(">IHH8sQI")
 SIMPLE_REPLY: Final = struct.Struct(">II8s")
 CHUNK: Final = struct.Struct(">IHH8sI")
+DATA_HEAD: Final = struct.Struct(">IHH8sIQ")
+"""Of a structured read: a chunk's head, and where its data begins."""
 U16: Final = struct.Struct(">H")
 U32: Final = struct.Struct(">I")
 U64: Final = struct.Struct(">Q")
@@ -38,8 +40,6 @@ _ERROR: Final = struct.Struct(">IH")
 
 SUCCESS: Final = struct.pack(">II", SIMPLE_REPLY_MAGIC, 0)
 """A reply without error, but for its cookie."""
-DATA_HEAD_BYTES: Final = CHUNK.size + U64.size
-"""What stands before the data of a structured read."""
 
 REQUEST_BYTES: Final = REQUEST.size
 """28: what a record of the log may write over, in place."""
@@ -228,11 +228,6 @@ def pack_simple_reply(cookie: bytes, errno: int = 0) -> bytes:
 def pack_chunk(cookie: bytes, kind: ChunkType, size_bytes: int, flags: int = CHUNK_DONE) -> bytes:
     """Return the head of a part of a structured reply whose payload has this size."""
     return CHUNK.pack(STRUCTURED_REPLY_MAGIC, flags, kind, cookie, size_bytes)
-
-
-def pack_data_chunk(cookie: bytes, start: int, size_bytes: int, flags: int = CHUNK_DONE) -> bytes:
-    """Return what stands before the data of a structured read."""
-    return pack_chunk(cookie, ChunkType.OFFSET_DATA, U64.size + size_bytes, flags) + U64.pack(start)
 
 
 def pack_hole_chunk(cookie: bytes, start: int, size_bytes: int, flags: int = CHUNK_DONE) -> bytes:

@@ -6,7 +6,8 @@ replies sent from where they were packed, in the clear as inside TLS.
 
 Invariants:
 
-1. Nothing is received while what came before waits for room, for output or for another's turn.
+1. Nothing is received while what came before waits for room, for output or for another's turn, or
+   while a connection that writes is slowed because the log fills.
 2. Who neither sends the rest of a request nor takes answers for a while, or lets a negotiation
    drag on, is hung up on; who has vanished is found by the kernel's keepalive.
 3. Whatever ends a connection, what was carried out stays and what came in part never happens.
@@ -85,6 +86,7 @@ class Connection:
         self._is_tls_handshaking = False
         self._waits_for_room = False
         self._asked_for_room = False
+        self._stalled_pieces_count = 0
         self._waits_for_growth = False
         self._has_grown = False
         self._began_ns = self._moved_ns = self._stalled_ns = server.clock.monotonic_ns()
@@ -206,7 +208,7 @@ class Connection:
         while not self.is_closed:
             now_ns = self._moved_ns = server.clock.monotonic_ns()
             try:
-                self._wait = session.advance(now_ns, is_only_client=server.running.has_one_client)
+                self._wait = session.advance(now_ns)
             except MalformedError:
                 self._send()  # What came before it was carried out, and is answered.
                 raise
@@ -216,6 +218,11 @@ class Connection:
             break
         if self._waits_for_room and self._wait is not Wait.ROOM:
             self._end_stall()
+        if session.has_written:
+            session.has_written = False
+            if server.running.pause_s and self._wait in (Wait.INPUT, Wait.TURN):
+                self._pause(server.running.pause_s)
+                return
         self._read(self._wait is Wait.INPUT and not self._inbox.needs_growth)
         match self._wait:
             case Wait.INPUT:
@@ -236,6 +243,16 @@ class Connection:
             case Wait.OUTPUT | Wait.DURABILITY:
                 pass  # Woken by the socket, or by the reply.
 
+    def _pause(self, pause_s: float) -> None:
+        """Take nothing for a while, so that the log does not fill: invariant 1."""
+        self._server.running.counters.pauses_count += 1
+        self._read(False)
+        self._loop.call_later(pause_s, self._end_pause)
+
+    def _end_pause(self) -> None:
+        if not self.is_closed and self._wait in (Wait.INPUT, Wait.TURN):
+            self._guard(self._advance)
+
     def _has_more(self) -> bool:
         """Whether TLS holds bytes that the kernel does not tell of."""
         return isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
@@ -249,10 +266,14 @@ class Connection:
             self._guard(self._advance)
 
     def _wait_for_room(self, now_ns: int) -> None:
+        assert self._session is not None
         if not self._waits_for_room:
             self._waits_for_room = True
             self._stalled_ns = now_ns
             self._server.running.counters.stalls_count += 1
+        elif self._stalled_pieces_count != self._session.pieces_count:
+            self._stalled_ns = now_ns  # It got on: the deadline is for what does not.
+        self._stalled_pieces_count = self._session.pieces_count
         if not self._asked_for_room:
             self._asked_for_room = True
             self._server.running.wait_for_room(self._on_room)

@@ -93,13 +93,16 @@ class Inbox:
         Raises:
             MalformedError: What comes next is no request, or over the limit.
         """
+        at, end = self._start, self._end
+        last = end - codec.REQUEST_BYTES
+        if at > last:
+            self._needed_bytes = codec.REQUEST_BYTES
+            return None
         writes: list[WriteRequest] = []
         cookies: list[bytes] = []
         write_flags: dict[int, int] = {}
         reads: list[Request] = []
         other: Request | None = None
-        at, end = self._start, self._end
-        last = end - codec.REQUEST_BYTES
         unpack, buffer = codec.REQUEST.unpack_from, self.view
         left = NBD_BATCH_MAX
         self._needed_bytes = codec.REQUEST_BYTES

@@ -48,7 +48,13 @@ _PIECE_BYTES: Final = 256 * KIB
 _MORE: Final = 1 << 16
 """Flag of a piece, beyond those of the protocol: another piece of the same read follows."""
 _size_of: Final = attrgetter("size_bytes")
+_pack_data_head: Final = codec.DATA_HEAD.pack_into
+_pack_simple: Final = codec.SIMPLE_REPLY.pack_into
+_CHUNK: Final = codec.STRUCTURED_REPLY_MAGIC
+_DATA: Final = int(codec.ChunkType.OFFSET_DATA)
 _PREFETCH_BYTES: Final = 1 * MIB
+_KEEP_BYTES: Final = 64 * MIB
+"""Zeroes that keep their space are done up to multiples of this: no slot lies across one."""
 # Plain integers: the complement of a flag of an enumeration leaves unknown bits out.
 _FLAGS_KNOWN: Final[dict[int, int]] = {
     Command.READ: int(CommandFlag.FUA | CommandFlag.DF),
@@ -104,7 +110,7 @@ class Session:
         self._outbox = outbox
         self._on_reply = on_reply
         self._is_structured = agreement.is_structured
-        self._read_head_bytes = codec.DATA_HEAD_BYTES if self._is_structured else 16
+        self._read_head_bytes = codec.DATA_HEAD.size if self._is_structured else 16
         self._writes: list[WriteRequest] = []
         self._cookies: list[bytes] = []
         self._write_flags: dict[int, int] = {}
@@ -115,8 +121,14 @@ class Session:
         self._began_ns = 0
         self._is_alone = False
         self.waiting_count = 0
+        self._zeroed_bytes = 0
+        """How much of the zeroes under way is done: each piece of them may wait for room."""
+        self.pieces_count = 0
+        """Such pieces so far: while they get on, waiting for room is no failure."""
+        self.has_written = False
+        """Set by every run of writes; whoever slows writers clears it."""
 
-    def advance(self, now_ns: int, *, is_only_client: bool = False) -> Wait:
+    def advance(self, now_ns: int) -> Wait:
         """Carry out what can be carried out now.
 
         Raises:
@@ -125,7 +137,7 @@ class Session:
         """
         self._is_advancing = True
         try:
-            return self._advance(now_ns, is_only_client)
+            return self._advance(now_ns)
         finally:
             self._is_advancing = False
 
@@ -135,8 +147,9 @@ class Session:
         if self._other is not None:
             self._refuse(self._other, errno, self._counters.trim)
             self._other = None
+            self._zeroed_bytes = 0
 
-    def _advance(self, now_ns: int, is_only_client: bool) -> Wait:
+    def _advance(self, now_ns: int) -> Wait:
         served_count = 0
         while True:
             if self._writes and not self._write():
@@ -159,7 +172,7 @@ class Session:
                 return Wait.INPUT
             count = len(batch.writes) + len(batch.reads) + (batch.other is not None)
             served_count += count
-            self._is_alone = is_only_client and served_count == 1
+            self._is_alone = self._running.is_alone(self, count)
             self._began_ns = now_ns
             self._admit(batch)
 
@@ -210,6 +223,8 @@ class Session:
         try:
             lsn = self._volume.write_run(WriteRun(self._inbox.view, self._writes))
         except HoldfastError as error:
+            if error.code == "run-too-large" and len(self._writes) > 1:
+                return self._write_in_two()
             self._refuse_writes(errno_of(error))
             return True
         if isinstance(lsn, Stalled):
@@ -226,8 +241,24 @@ class Session:
         self._outbox.add(codec.pack_successes(self._cookies))
         self._count(self._counters.write, len(self._writes), size_bytes)
         self._writes = []
+        self.has_written = True
         self._running.written(size_bytes)
         return True
+
+    def _write_in_two(self) -> bool:
+        """Carry out a run that no half of a small log could hold as two; False if one stalls."""
+        middle = len(self._writes) // 2
+        later, cookies, flags = self._writes[middle:], self._cookies, self._write_flags
+        self._writes, self._cookies = self._writes[:middle], cookies[:middle]
+        self._write_flags = {at: flag for at, flag in flags.items() if at < middle}
+        is_done = self._write()
+        if is_done:
+            self._cookies, self._write_flags = [], {}
+        shift = len(self._writes) - middle
+        self._write_flags |= {at + shift: flag for at, flag in flags.items() if at >= middle}
+        self._cookies = self._cookies + cookies[middle:]
+        self._writes = self._writes + later
+        return is_done and self._write()
 
     def _refuse_writes(self, errno: Errno) -> None:
         self._counters.write.errors_count += len(self._writes)
@@ -254,25 +285,25 @@ class Session:
             if wanted_bytes >= room_bytes:
                 break
         answers, at = outbox.reserve(wanted_bytes), 0
-        is_structured, read_into = self._is_structured, self._volume.read_into
-        pack_into = codec.SIMPLE_REPLY.pack_into
-        for index in range(stop):
-            flags, _, cookie, start, size_bytes = request = reads[index]
-            data_at = at + head_bytes
-            after = data_at + size_bytes
-            try:
-                read_into(start, answers[data_at:after])
-            except HoldfastError as error:
-                outbox.take_back(wanted_bytes - at)
-                self._refuse(request, errno_of(error), self._counters.read, error.message)
-                return index + 1 + _count_following(reads, index)
-            if is_structured:
-                done = 0 if flags & _MORE else codec.CHUNK_DONE
-                answers[at:data_at] = codec.pack_data_chunk(cookie, start, size_bytes, done)
+        run = []
+        for flags, _, cookie, start, size_bytes in reads if stop == len(reads) else reads[:stop]:
+            if self._is_structured:
+                last = 0 if flags & _MORE else codec.CHUNK_DONE
+                _pack_data_head(answers, at, _CHUNK, last, _DATA, cookie, 8 + size_bytes, start)
             else:
-                pack_into(answers, at, codec.SIMPLE_REPLY_MAGIC, 0, cookie)
-            at = after
-        return stop
+                _pack_simple(answers, at, codec.SIMPLE_REPLY_MAGIC, 0, cookie)
+            data_at = at + head_bytes
+            at = data_at + size_bytes
+            run.append((start, answers[data_at:at]))
+        try:
+            done = self._volume.read_run(run)
+        except HoldfastError as error:
+            outbox.take_back(wanted_bytes)
+            self._refuse(reads[0], errno_of(error), self._counters.read, error.message)
+            return 1 + _count_following(reads, 0)
+        if done < stop:  # The next one fails, and will say why as the first.
+            outbox.take_back(sum(head_bytes + len(buffer) for _, buffer in run[done:]))
+        return done
 
     def _serve(self, request: Request) -> bool:
         """Carry out a request that is no read and no write; False if the log has no room."""
@@ -294,6 +325,7 @@ class Session:
                 case _:
                     self._tell_status(request)
         except HoldfastError as error:
+            self._zeroed_bytes = 0
             self._refuse(request, errno_of(error), self._counters.flush, error.message)
         return True
 
@@ -304,9 +336,10 @@ class Session:
         start, size_bytes = request.start, request.size_bytes
         if request.command == Command.TRIM:
             lsn = self._volume.trim(start, size_bytes)
+        elif request.flags & CommandFlag.NO_HOLE:
+            lsn = self._zero_keeping(request)
         else:
-            punch = not request.flags & CommandFlag.NO_HOLE
-            lsn = self._volume.zero(start, size_bytes, punch=punch)
+            lsn = self._volume.zero(start, size_bytes, punch=True)
         if isinstance(lsn, Stalled):
             return False
         if request.flags & _FUA:
@@ -316,6 +349,21 @@ class Session:
             self._count(self._counters.trim, 1, size_bytes)
         self._running.written(codec.REQUEST_BYTES)
         return True
+
+    def _zero_keeping(self, request: Request) -> Lsn | Stalled:
+        """Zero piece by piece what is to keep its space; go on where it stalled."""
+        end = request.start + request.size_bytes
+        while True:
+            at = request.start + self._zeroed_bytes
+            stop = min(end, at - at % _KEEP_BYTES + _KEEP_BYTES)
+            lsn = self._volume.zero(at, stop - at, punch=False)
+            if isinstance(lsn, Stalled):
+                return lsn
+            self.pieces_count += 1
+            self._zeroed_bytes = stop - request.start
+            if stop == end:
+                self._zeroed_bytes = 0
+                return lsn
 
     def _prefetch(self, request: Request) -> None:
         end = request.start + min(request.size_bytes, NBD_REQUEST_BYTES_MAX)

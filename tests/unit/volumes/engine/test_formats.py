@@ -1,7 +1,8 @@
 """Goal: the bytes of a volume are those of docs/formats/volume.md for ever, and no others pass.
 
 Method: a small life written twice gives the golden files; hypothesis alters valid bytes and makes
-up others: decoders answer None, or a description, and never fail. Cites invariants 1-3 of formats.
+up others: decoders answer None, or a description, and never fail. Cites engine/formats 1-3
+and inspecting 1-2.
 """
 
 import hashlib
@@ -74,6 +75,17 @@ def test_what_is_described_is_what_was_done() -> None:
     ]
     assert found[-1]["last_lsn"] == world.volume.last_lsn
     assert found[-1]["lost_last_lsn"] == 0
+
+
+def test_looking_goes_step_by_step_and_writes_nothing() -> None:
+    world = small_life()
+    before, reads = world.disk.image(), world.disk.counts["reads"]
+    found = inspect_files(world.files())
+    next(found)
+    first = world.disk.counts["reads"] - reads
+    assert len(list(found)) > 5
+    assert first <= 4 < world.disk.counts["reads"] - reads
+    assert world.disk.image() == before
 
 
 SUPERBLOCK = encode_superblock(newest_superblock(small_life().files().meta))

@@ -2,7 +2,7 @@
 
 Method: a server in a thread with a plain volume in memory; clients that pipeline, stop reading,
 stop sending, vanish, send too much, or speak TLS with and without a certificate. Invariants:
-connection 1-3, server 1 and 2, running 1-4, and, of front ends, 51, 53 and 55.
+connection 1-3, server 1 and 2, running 1-5, and, of front ends, 51, 53 and 55.
 """
 
 import contextlib
@@ -164,6 +164,25 @@ def test_malformed_request_hangs_up_after_what_came_before(clients: Clients) -> 
 
     assert client.reply().cookie == 1
     assert client.is_hung_up()
+
+
+def test_who_writes_is_slowed_as_the_log_fills(served: NbdServerThread, clients: Clients) -> None:
+    client = clients()
+    client.start("disk")
+    _volume(served).log_fraction = 0.95
+
+    assert client.write(0, A * 128) == 0  # From so many bytes on the log is looked at.
+    assert [client.write(0, A) for _ in range(3)] == [0] * 3
+    slowed = served.counters.pauses_count
+    assert slowed >= 2
+    assert [len(client.read(0, 4096)) for _ in range(3)] == [4096] * 3
+    assert served.counters.pauses_count - slowed <= 1, "who only reads is not slowed"
+
+    _volume(served).log_fraction = 0.5
+    served.call(served.running._ask_for_checkpoint)
+    slowed = served.counters.pauses_count
+    assert client.write(0, A * 128) == 0
+    assert served.counters.pauses_count == slowed
 
 
 def test_full_log_is_waited_for(served: NbdServerThread, clients: Clients) -> None:
