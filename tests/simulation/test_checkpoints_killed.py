@@ -14,7 +14,7 @@ import pytest
 
 from holdfast.checkpoints.model import CheckpointState, Depth, Verdict
 from holdfast.checkpoints.service import Checkpoints
-from holdfast.errors import HoldfastError, UnsupportedError
+from holdfast.errors import HoldfastError, UnavailableError, UnsupportedError
 from holdfast.object_ports import StorePromises
 from holdfast.testing.objects import StoreCrashError, StoredObject, StoreFaults
 from tests.support.checkpoints import BANK, MANNER, World, directory_plan, protect
@@ -172,16 +172,18 @@ def test_two_protects_a_verify_and_a_sweep_at_once(tmp_path: Path) -> None:
     assert len(all_is_well(world)) >= 3
 
 
-def test_stopped_protect_does_not_write_its_manifest(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_settle", [1, 2, 3, 4])
+def test_stopped_protect_does_not_write_its_manifest(tmp_path: Path, at_settle: int) -> None:
     """Bank invariant 1: after a sweep took the lease of one thought dead, it ends with an error."""
     world, _ = make_world(tmp_path)
     others = world.start()
-    is_stopped = False
+    settles = 0
 
     def stop(_number: int, method: str, name: str) -> None:
-        nonlocal is_stopped
-        if method == "settle" and name.startswith("chunks/") and not is_stopped:
-            is_stopped = True
+        nonlocal settles
+        settles += method == "settle" and name.startswith("chunks/")
+        if settles == at_settle:
+            settles += 1
             world.clock.sleep(7200)
             others.sweep(BANK, MANNER, grace_s=0)
 
@@ -257,3 +259,33 @@ def test_store_that_does_not_show_what_was_put_is_refused(tmp_path: Path) -> Non
     with pytest.raises(UnsupportedError, match="at once"):
         directory_plan(stale, make_tree(tmp_path / "tree"))
     assert world.banks[BANK] == {}
+
+
+def test_protect_that_begins_while_a_sweep_deletes_waits_or_gives_up(tmp_path: Path) -> None:
+    """Bank invariant 1: what the sweep is about to delete is what the protect would share."""
+    world, first = make_world(tmp_path)
+    facet = world.start()
+    second = protect(facet)
+    facet.delete(second, MANNER)
+    others = world.start()
+    refused = 0
+
+    def meanwhile(_number: int, method: str, name: str) -> None:
+        nonlocal refused
+        if method != "delete" or not name.startswith("chunks/"):
+            return
+        world.on_write = None
+        try:
+            protect(others)
+        except UnavailableError:
+            refused += 1
+        world.on_write = meanwhile
+
+    world.on_write = meanwhile
+    facet.sweep(BANK, MANNER, grace_s=0)
+    world.on_write = None
+
+    assert refused >= 2
+    protect(world.start())
+    assert len(all_is_well(world)) == 2
+    assert first in all_is_well(world)

@@ -78,10 +78,8 @@ class Checkpoints:
         """Make a plan, and the bank where there is none; or change the plan of that name.
 
         Args:
-            name: Of the plan.
-            bank_url: See server/checkpoints.py.
-            resources: What is protected.
-            retention: What is kept.
+            name: Of the plan. bank_url: See server/checkpoints.py.
+            resources: What is protected. retention: What is kept.
             key_id: Of the key to encrypt a bank with that is made; empty for none.
 
         Raises:
