@@ -5,6 +5,7 @@ A copy counts as done when it would survive loss of power: peers that do not flu
 of the work itself is compared.
 """
 
+from tests.bench.bank_workloads import BANK_WORKLOADS
 from tests.bench.model import Contender, Dataset, Place, Target, Workload
 
 MIB = 1 << 20
@@ -222,4 +223,5 @@ WORKLOADS = (
         "p99",
         "99th percentile of the time of one commit from 1, 8 and 64 clients, middle of ten tenths",
     ),
+    *BANK_WORKLOADS,
 )
