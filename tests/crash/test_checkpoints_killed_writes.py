@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
 from tests.support.forked import KILLED, Ended, Forked
 from tests.support.trees import make_tree, pattern, read_tree, write
 
@@ -50,7 +49,9 @@ class Place:
         make_tree(self.tree, files=12)
         write(self.tree / "large", pattern(LARGE_BYTES, 1))
         run = self.forked("prepare")
-        good(run("checkpoints", "plan", "p", "--bank", str(self.bank), "--resource", str(self.tree)))
+        good(
+            run("checkpoints", "plan", "p", "--bank", str(self.bank), "--resource", str(self.tree))
+        )
         self.first = good(run("checkpoints", "protect", "p", "--json")).json["checkpoint"]
         write(self.tree / "large", pattern(LARGE_BYTES, 2))
         write(self.tree / "d0" / "new", pattern(3000, 3))
@@ -123,7 +124,9 @@ def test_protect_killed_at_every_write(place: Place) -> None:
     def check(run: Forked, _killed: Ended, again: Ended) -> None:
         check_nothing_lost(place, run)
         check_restored(place, run, again.json["checkpoint"])
-        swept = good(run("checkpoints", "doctor", str(place.bank), "--sweep", "--grace", "0", "--json"))
+        swept = good(
+            run("checkpoints", "doctor", str(place.bank), "--sweep", "--grace", "0", "--json")
+        )
         assert swept.json["sweep"]["deferred"] is False
         assert len(list((place.bank / "manifests").iterdir())) == 2
 
@@ -133,7 +136,9 @@ def test_protect_killed_at_every_write(place: Place) -> None:
 
 def test_verify_that_finds_damage_killed_at_every_write(place: Place) -> None:
     """The damaged chunk is in the bank or in quarantine; the next protect heals it."""
-    chunks = [path for path in (place.root / "kept" / "bank" / "chunks").rglob("*") if path.is_file()]
+    chunks = [
+        path for path in (place.root / "kept" / "bank" / "chunks").rglob("*") if path.is_file()
+    ]
     largest = max(chunks, key=os.path.getsize)
     damaged = bytearray(largest.read_bytes())
     damaged[5000] ^= 4
@@ -147,7 +152,10 @@ def test_verify_that_finds_damage_killed_at_every_write(place: Place) -> None:
         assert run(*words, kill_at=number).exit == KILLED
         again = run(*words)
         assert (again.exit, again.json["verdict"]) == (3, "fail")
-        kept = [*place.bank.rglob(largest.name), *(place.bank / "quarantine").glob(f"*{largest.name}")]
+        kept = [
+            *place.bank.rglob(largest.name),
+            *(place.bank / "quarantine").glob(f"*{largest.name}"),
+        ]
         assert {path.read_bytes() for path in kept} == {bytes(damaged)}
         assert run("checkpoints", "doctor", str(place.bank), "--json").exit == 3
         write(place.tree / "large", pattern(LARGE_BYTES, 1))
@@ -169,7 +177,15 @@ def test_restore_killed_at_every_write(place: Place) -> None:
         assert report["verdict"] == "proven"
         assert read_tree(place.out) == read_tree(place.tree)
 
-    words = ("checkpoints", "restore", checkpoint, "--target", str(place.out), "--overwrite", "--json")
+    words = (
+        "checkpoints",
+        "restore",
+        checkpoint,
+        "--target",
+        str(place.out),
+        "--overwrite",
+        "--json",
+    )
     assert killed_at_every_write(place, words, check) > 10
 
 
@@ -210,8 +226,9 @@ def test_sweep_killed_at_every_write(place: Place) -> None:
     place.first, gone = "", place.first
     assert gone
     words = ("checkpoints", "doctor", str(place.bank), "--sweep", "--grace", "0", "--json")
+    before = good(place.forked("look")("checkpoints", "doctor", str(place.bank))).writes_count
     writes_count = good(place.forked("good")(*words)).writes_count
-    for number in range(1, writes_count + 1):
+    for number in range(before + 1, writes_count + 1):
         place.begin_again()
         run = place.forked(str(number))
         killed = run(*words, kill_at=number)
@@ -223,4 +240,4 @@ def test_sweep_killed_at_every_write(place: Place) -> None:
         assert run(*words, kill_at=number).exit == KILLED
         made = good(run("checkpoints", "protect", "p", "--json")).json
         check_restored(place, run, made["checkpoint"])
-    assert writes_count >= 4
+    assert writes_count >= before + 4

@@ -7,6 +7,8 @@ Invariants:
 1. What is told of a file was read between two equal looks at its state: contents of two moments are
    never mixed. A file that would not hold still is told as changed.
 2. A chunk that the bank is known to have is neither compressed nor written again.
+3. What goes wrong with the bank ends the work, and is never told of a file: of what was staged
+   before, nothing may be there.
 """
 
 from collections.abc import Mapping
@@ -20,7 +22,7 @@ from holdfast.checkpoints.cutting import Cutter
 from holdfast.checkpoints.model import ChunkId
 from holdfast.checkpoints.sealing import HEADER_BYTES, Sealer
 from holdfast.checkpoints.segments import Part
-from holdfast.errors import CancelledError, ConflictError, HoldfastError, NotFoundError
+from holdfast.errors import CancelledError, ConflictError, HoldfastError, StorageFailedError
 from holdfast.files.rules import attempts_for, is_racy
 from holdfast.model.limits import (
     BANK_BATCH_BYTES,
@@ -37,8 +39,6 @@ from holdfast.ports import Buffer, Clock, Pace, ReadableDirectory, ReadableFile
 _RETRY_AFTER_S: Final = 0.05
 _WINDOW_BYTES: Final = 32 * MIB
 _ZEROS: Final = memoryview(bytes(CHUNK_BYTES_MAX))
-_WHOLE_CODES: Final = frozenset({"disk-full", "store-denied", "forbidden", "read-only"})
-"""Errors of the bank that end the protect and are not about one file."""
 
 
 class FileItem(NamedTuple):
@@ -93,6 +93,8 @@ class ChunkWriter:
     bad: frozenset[bytes] = frozenset()
     """Chunks known to be bad: stored again whatever is there."""
     new: list[NewChunk] = field(default_factory=list)
+    is_broken: bool = False
+    """The bank failed: nothing more can be written, and nothing is known of what was staged."""
     _written: set[bytes] = field(default_factory=set)
     _staged_bytes: int = 0
 
@@ -101,12 +103,20 @@ class ChunkWriter:
         chunk = self.sealer.name(data)
         if chunk in self.known or chunk in self._written:
             return chunk
+        try:
+            self._store(chunk, data)
+        except HoldfastError:
+            self.is_broken = True
+            raise
         self._written.add(chunk)
+        return chunk
+
+    def _store(self, chunk: ChunkId, data: Buffer) -> None:
         if chunk not in self.bad:
             found = self.store.head(chunk_name(chunk))
             if found is not None and found.size_bytes >= HEADER_BYTES:
                 self.new.append(NewChunk(chunk, len(data), 0))
-                return chunk
+                return
         sealed = self.sealer.seal(chunk, data)
         stage_chunk(self.store, chunk, sealed)
         self.new.append(NewChunk(chunk, len(data), len(sealed)))
@@ -114,11 +124,18 @@ class ChunkWriter:
         if self._staged_bytes >= BANK_BATCH_BYTES:
             self.store.settle()
             self._staged_bytes = 0
-        return chunk
 
     def settle(self) -> list[NewChunk]:
         """Make durable what was staged; return what is new since the last time."""
-        self.store.settle()
+        if self.is_broken:
+            raise StorageFailedError(
+                "the bank failed before", code="flush-failed", advice="run it again"
+            )
+        try:
+            self.store.settle()
+        except HoldfastError:
+            self.is_broken = True
+            raise
         self._staged_bytes = 0
         new, self.new = self.new, []
         return new
@@ -178,16 +195,10 @@ class Packer:
                     continue
         except CancelledError:
             raise
-        except NotFoundError as error:
-            return _unread(item, "vanished" if error.code == "no-entry" else error.message)
-        except ConflictError:
-            return _unread(item, "changed")
         except HoldfastError as error:
-            if error.code in _WHOLE_CODES and not error.context.get("path") == item.path:
+            if self.writer.is_broken:
                 raise
-            if error.code.startswith(("store-", "bank-")):
-                raise
-            return _unread(item, error.message)
+            return _unread(item, _why_unread(error))
         return _unread(item, "changed")
 
     def _read_small(self, item: FileItem, files: list[Packed]) -> bool:
@@ -294,6 +305,12 @@ def _add_zeros(parts: list[Part], size_bytes: int) -> None:
         parts[-1] = Part(b"", 0, parts[-1].size_bytes + size_bytes)
     else:
         parts.append(Part(b"", 0, size_bytes))
+
+
+def _why_unread(error: HoldfastError) -> str:
+    if isinstance(error, ConflictError):
+        return "changed"
+    return "vanished" if error.code == "no-entry" else error.message
 
 
 def _unread(item: FileItem, why: str) -> Packed:

@@ -101,8 +101,10 @@ class ProtectRun:
         )
         try:
             if self._context.is_resumed and (found := self._find_manifest()) is not None:
+                with contextlib.suppress(HoldfastError):
+                    self._bank.end_lease(self._context.task.id)
                 return found
-            self._lease = self._bank.take_lease(self._context.task.id)
+            self._lease = self._bank.take_lease(self._context.task.id, self._around.is_over)
             try:
                 return self._protect(self._lease)
             finally:

@@ -300,7 +300,7 @@ class VerifyRun:
         for check in self._checks.values():
             if check.result is ChunkResult.DAMAGED:
                 try:
-                    self._bank.quarantine(ChunkId(check.chunk))
+                    self._bank.quarantine(self._open.sealer, ChunkId(check.chunk))
                 except HoldfastError as error:
                     self._context.event(
                         "not-quarantined", chunk=check.chunk.hex(), why=error.message
