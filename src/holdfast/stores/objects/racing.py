@@ -12,7 +12,7 @@ from typing import Final
 from holdfast.object_ports import ObjectStore, PutOutcome, StorePromises
 from holdfast.ports import Entropy
 
-ROUNDS: Final = 10
+ROUNDS: Final = 5
 WRITERS: Final = 4
 
 
