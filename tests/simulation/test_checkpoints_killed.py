@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.checkpoints.model import CheckpointState, Depth, Verdict
+from holdfast.checkpoints.model import CheckpointState, Depth, Resource, Retention, Verdict
+from holdfast.checkpoints.plugins import HookContext, Operation, OperationKind
 from holdfast.checkpoints.service import Checkpoints
-from holdfast.errors import HoldfastError, UnavailableError, UnsupportedError
+from holdfast.errors import HoldfastError, StateError, UnavailableError, UnsupportedError
 from holdfast.object_ports import StorePromises
 from holdfast.testing.objects import StoreCrashError, StoredObject, StoreFaults
-from tests.support.checkpoints import BANK, MANNER, World, directory_plan, protect
+from tests.support.checkpoints import BANK, DIRECTORY, MANNER, World, directory_plan, protect
 from tests.support.trees import make_tree, pattern, write
 
 ORPHANS = {"chunks/aa/" + "a" * 64, "chunks/bb/" + "b" * 64}
@@ -289,3 +290,52 @@ def test_protect_that_begins_while_a_sweep_deletes_waits_or_gives_up(tmp_path: P
     protect(world.start())
     assert len(all_is_well(world)) == 2
     assert first in all_is_well(world)
+
+
+class SlowPlugin:
+    """Is stopped for two hours in the middle, while others sweep; then writes, or fails."""
+
+    resource_type = "Test::Slow"
+
+    def __init__(self) -> None:
+        self.pause: Callable[[], object] = lambda: None
+        self.fails = False
+
+    def check(self, resource: Resource) -> Resource:
+        """See ProtectionPlugin."""
+        return resource
+
+    def operation(self, kind: OperationKind) -> Operation | None:
+        """See ProtectionPlugin."""
+        return Operation(main=self._main) if kind is OperationKind.PROTECT else None
+
+    def _main(self, context: HookContext) -> None:
+        assert context.writer is not None
+        context.writer.write("first", [pattern(2 << 20, 1)])
+        self.pause()
+        if self.fails:
+            raise StateError("it broke", code="broken")
+        context.writer.write("second", [pattern(2 << 20, 2)])
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_lease_that_ran_out_stays_lost_whatever_a_plugin_does(tmp_path: Path, fails: bool) -> None:
+    """Bank invariant 1: neither a later write nor a failing resource brings it back."""
+    plugin = SlowPlugin()
+    plugin.fails = fails
+    world = World(tmp_path, [plugin])
+    facet = world.start()
+    good = Resource(type=DIRECTORY, id=str(make_tree(tmp_path / "tree")))
+    slow = Resource(type="Test::Slow", id="s")
+    facet.make_plan("p", BANK, [good, slow], retention=Retention())
+    others = world.start()
+
+    def pause() -> None:
+        world.clock.sleep(7200)
+        others.sweep(BANK, MANNER, grace_s=0)
+
+    plugin.pause = pause
+    with pytest.raises(HoldfastError, match="stopped for too long"):
+        protect(facet)
+
+    assert not [name for name in world.banks[BANK] if name.startswith("manifests/")]
