@@ -51,7 +51,7 @@ ERRORS: dict[str, type[HoldfastError]] = {
 
 
 def make_world(root: Path) -> tuple[World, str]:
-    """A plan of two resources; the second has contents of the first, and files that are cut."""
+    """A plan of two resources; files of one content, some of them cut."""
     world = World(root)
     make_tree(root / "one", files=6)
     facet = world.start()
@@ -60,7 +60,6 @@ def make_world(root: Path) -> tuple[World, str]:
     first = protect(facet)
     write(root / "one" / "large", pattern(LARGE_BYTES, 1))
     write(root / "one" / "same", pattern(LARGE_BYTES, 1))
-    write(root / "two" / "same", pattern(LARGE_BYTES, 1))
     write(root / "two" / "small", pattern(900, 2))
     facet.catalogue.close()
     return world, first
