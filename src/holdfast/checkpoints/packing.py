@@ -37,6 +37,9 @@ from holdfast.object_ports import ObjectStore
 from holdfast.ports import Buffer, Clock, Pace, ReadableDirectory, ReadableFile
 
 _RETRY_AFTER_S: Final = 0.05
+_FRESH_WAITS_MAX: Final = 4
+_TICK_NS: Final = 20_000_000
+_COARSE_TICK_NS: Final = 2_000_000_000
 _WINDOW_BYTES: Final = 32 * MIB
 _ZEROS: Final = memoryview(bytes(CHUNK_BYTES_MAX))
 
@@ -145,6 +148,21 @@ class _ChangedError(Exception):
     """The file would not hold still."""
 
 
+class _FreshError(Exception):
+    """It changed so lately that a change under the reading might leave no trace."""
+
+
+def is_fresh(stat: Stat, observed_ns: int) -> bool:
+    """Say whether a write after `observed_ns` (wall clock) might leave the state as it is.
+
+    File systems stamp a write with a clock that ticks every few milliseconds, some every second or
+    two: a write in the tick of the one before moves nothing. Only the ctime counts, which nobody
+    can set.
+    """
+    tick_ns = _TICK_NS if stat.ctime_ns % 10**9 else _COARSE_TICK_NS
+    return abs(observed_ns - stat.ctime_ns) < tick_ns
+
+
 @dataclass(slots=True, kw_only=True)
 class Packer:
     """Reads batches of files; one for each process or thread."""
@@ -183,16 +201,19 @@ class Packer:
 
     def _read(self, item: FileItem, files: list[Packed]) -> Packed | None:
         """Read one file; None where it waits in the pack."""
+        attempts = attempts_for(item.size_bytes)
+        waits = 0
         try:
-            for attempt in range(attempts_for(item.size_bytes)):
-                if attempt:
-                    self.clock.sleep(_RETRY_AFTER_S * 2**attempt)
+            while attempts and waits <= _FRESH_WAITS_MAX:
                 try:
                     if item.size_bytes < CHUNK_BYTES_MIN and self._read_small(item, files):
                         return None
                     return self._read_large(item)
+                except _FreshError:
+                    waits += 1
                 except _ChangedError:
-                    continue
+                    attempts -= 1
+                self.clock.sleep(_RETRY_AFTER_S)
         except CancelledError:
             raise
         except HoldfastError as error:
@@ -217,6 +238,8 @@ class Packer:
                 return False
             if not small.is_steady or small.size_bytes != small.stat.size_bytes:
                 raise _ChangedError
+            if is_fresh(small.stat, observed_ns):
+                raise _FreshError
             self.pace.take(small.size_bytes)
             digest = blake3(room[: small.size_bytes]).digest()
         racy = is_racy(signature_of(small.stat), observed_ns)
@@ -247,6 +270,8 @@ class Packer:
         reader = self.source.open_file(item.path)
         try:
             before = reader.stat()
+            if is_fresh(before, observed_ns):
+                raise _FreshError
             parts = self._cut(reader, before)
             xattrs = reader.xattrs()
             if reader.signature() != signature_of(before):
