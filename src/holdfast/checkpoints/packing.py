@@ -38,7 +38,8 @@ from holdfast.ports import Buffer, Clock, Pace, ReadableDirectory, ReadableFile
 
 _RETRY_AFTER_S: Final = 0.05
 _FRESH_WAITS_MAX: Final = 4
-_TICK_NS: Final = 20_000_000
+_TICK_NS: Final = 250_000_000
+"""Longer than the tick of today's file systems, and than a write is held up while it copies."""
 _COARSE_TICK_NS: Final = 2_000_000_000
 _WINDOW_BYTES: Final = 32 * MIB
 _ZEROS: Final = memoryview(bytes(CHUNK_BYTES_MAX))
@@ -156,8 +157,9 @@ def is_fresh(stat: Stat, observed_ns: int) -> bool:
     """Say whether a write after `observed_ns` (wall clock) might leave the state as it is.
 
     File systems stamp a write with a clock that ticks every few milliseconds, some every second or
-    two: a write in the tick of the one before moves nothing. Only the ctime counts, which nobody
-    can set.
+    two: a write in the tick of the one before moves nothing. And a write is stamped as it begins,
+    so that its bytes may still come. A single write that is held up for longer than this is not
+    seen. Only the ctime counts, which nobody can set.
     """
     tick_ns = _TICK_NS if stat.ctime_ns % 10**9 else _COARSE_TICK_NS
     return abs(observed_ns - stat.ctime_ns) < tick_ns
@@ -211,9 +213,10 @@ class Packer:
                     return self._read_large(item)
                 except _FreshError:
                     waits += 1
+                    self.clock.sleep(_TICK_NS / 1e9)
                 except _ChangedError:
                     attempts -= 1
-                self.clock.sleep(_RETRY_AFTER_S)
+                    self.clock.sleep(_RETRY_AFTER_S)
         except CancelledError:
             raise
         except HoldfastError as error:
