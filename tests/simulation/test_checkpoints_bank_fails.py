@@ -22,6 +22,7 @@ from holdfast.errors import (
     StorageFailedError,
     UnavailableError,
 )
+from holdfast.model.limits import OBJECT_BYTES_MAX
 from holdfast.tasks.model import Task
 from holdfast.testing.objects import StoreCrashError, StoreFaults
 from tests.support.checkpoints import BANK, MANNER, World, directory_plan, protect
@@ -177,6 +178,29 @@ def test_chunk_healed_while_it_was_verified_is_not_put_away(tmp_path: Path) -> N
     assert told["verdict"] == Verdict.FAIL.value
     assert objects[name].data == whole
     assert not [n for n in objects if n.startswith("quarantine/")]
+
+
+def test_bank_away_while_it_is_verified_is_no_verdict(tmp_path: Path) -> None:
+    """An error, and what was said before stays; a chunk of an impossible length is damage."""
+    world, first = make_world(tmp_path)
+    faults = StoreFaults(slow_s=1.0)
+    facet = world.start(faults)
+    facet.verify([facet.get(first)], MANNER)
+    before = facet.get(first).verified
+
+    def cut(task: Task) -> None:
+        faults.unreachable |= task.stage == "reading"
+
+    with pytest.raises(UnavailableError):
+        facet.verify([facet.get(first)], replace(MANNER, listener=cut))
+    assert facet.get(first).verified == before
+    faults.unreachable = False
+    objects = world.banks[BANK]
+    name = max((n for n in objects if n.startswith("chunks/")), key=lambda n: len(objects[n].data))
+    objects[name].data += bytes(OBJECT_BYTES_MAX)
+    told = facet.verify([facet.get(first)], MANNER).result or {}
+    assert (told["verdict"], told["badCount"]) == ("fail", 1)
+    assert (facet.protect("p", MANNER).result or {})["healed"] == [name[-64:]]
 
 
 def test_dead_task_of_this_machine_holds_up_nobody(tmp_path: Path) -> None:

@@ -26,11 +26,12 @@ from typing import Final
 from holdfast.checkpoints.model import BankId, CheckpointId, ChunkId, ChunkResult
 from holdfast.checkpoints.sealing import Sealer
 from holdfast.errors import (
+    CapacityError,
     ConflictError,
-    HoldfastError,
     IntegrityError,
     NotFoundError,
     StateError,
+    StorageFailedError,
     UnavailableError,
     UnsupportedError,
 )
@@ -139,17 +140,15 @@ class Bank:
         """Read a chunk and say what is found, and why where that is not good.
 
         Raises:
-            DeniedError: `key-missing`: nothing can be said.
+            UnavailableError, DeniedError, UnsupportedError: Nothing can be said of any chunk.
         """
         try:
             data = self.read_chunk(sealer, chunk)
         except NotFoundError as error:
             return ChunkResult.MISSING, error.message
-        except IntegrityError as error:
+        except (IntegrityError, CapacityError) as error:
             return ChunkResult.DAMAGED, error.message
-        except HoldfastError as error:
-            if error.code in ("key-missing", "format-newer"):
-                raise
+        except StorageFailedError as error:
             return ChunkResult.UNREADABLE, error.message
         if len(data) < size_bytes_min:
             return ChunkResult.DAMAGED, f"chunk {chunk.hex()} is shorter than its manifest says"
