@@ -5,6 +5,7 @@ A copy counts as done when it would survive loss of power: peers that do not flu
 of the work itself is compared.
 """
 
+from tests.bench.bank_workloads import BANK_WORKLOADS
 from tests.bench.model import Contender, Dataset, Place, Target, Workload
 from tests.bench.streams import from_node, stream_workloads
 from tests.bench.volumes import VOLUME_WORKLOADS
@@ -231,4 +232,5 @@ WORKLOADS = (
         "99th percentile of the time of one commit from 1, 8 and 64 clients, middle of ten tenths",
     ),
     *VOLUME_WORKLOADS,
+    *BANK_WORKLOADS,
 )

@@ -57,6 +57,8 @@ class Weed:
                     "-filer",
                     "-s3",
                     f"-s3.config={directory / 's3.json'}",
+                    "-s3.port.iceberg=0",
+                    "-s3.port.lance=0",
                     "-volume.max=20",
                     "-master.volumeSizeLimitMB=128",
                     "-master.telemetry=false",

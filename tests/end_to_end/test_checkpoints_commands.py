@@ -179,6 +179,7 @@ def test_changed_files_are_told_and_never_mixed(shell: Shell, tmp_path: Path) ->
         assert len(set((out / "moving").read_bytes())) == 1
 
 
+@pytest.mark.slow
 def test_schedules_run_what_is_due(shell: Shell, tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree")
     shell.run("plan", "p", "--bank", str(tmp_path / "bank"), "--resource", str(tree))

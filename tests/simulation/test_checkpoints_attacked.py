@@ -5,15 +5,18 @@ first alone, then a verification by digest; and what heals it.
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from holdfast.checkpoints.bank import manifest_name
+from holdfast.checkpoints.manifest import decode_manifest, encode_manifest
 from holdfast.checkpoints.model import Budget, CheckpointId, Depth
 from holdfast.checkpoints.service import Checkpoints
 from holdfast.errors import HoldfastError, StateError
+from holdfast.proof.signature import SigningKey
 from holdfast.testing.objects import StoreFaults
 from tests.support.checkpoints import BANK, DIRECTORY, MANNER, World, directory_plan, protect
 from tests.support.trees import make_tree, pattern, read_tree, write
@@ -36,7 +39,10 @@ def chunks_of_hurt(world: World, facet: Checkpoints, checkpoint: str) -> list[st
     """Names of the chunks that only the first resource needs, the listing apart."""
     found, body = facet.show(checkpoint)
     assert body is not None
+    stored = world.banks[BANK][manifest_name(found.id)].data
+    said = decode_manifest(stored, found.bank_id, found.id).statement
     segments = {segment.id.hex() for r in body.records for segment in r.segments}
+    segments.add(said.body.id.hex())
     wanted = []
     for name in sorted(world.banks[BANK]):
         digits = name.rpartition("/")[2]
@@ -257,3 +263,38 @@ def test_trees_with_everything_in_them_come_back(world: World) -> None:
     assert read_tree(out) == read_tree(tree)
     assert os.stat(out / "second-name").st_ino == os.stat(out / "d0" / "f0000").st_ino
     assert os.stat(out / "hole").st_blocks < 100
+
+
+def test_forged_manifest_is_found_whoever_signed_it(world: World) -> None:
+    """One that names other content under the same id: not the one that was written."""
+    facet = world.start()
+    directory_plan(facet, world.root / "hurt", world.root / "whole")
+    checkpoint = CheckpointId(protect(facet))
+    bank_id = facet.get(checkpoint).bank_id
+    stored = world.banks[BANK][manifest_name(checkpoint)]
+    said = decode_manifest(stored.data, bank_id, checkpoint).statement
+    own, stranger = facet.around.load_key(), SigningKey.from_seed(bytes(32))
+
+    for signer, words in ((own, "not the one"), (stranger, "not the one")):
+        stored.data = encode_manifest(replace(said, total_bytes=1), signer)
+        result = verify(facet, checkpoint, Depth.PRESENCE)
+        (told,) = result["checkpoints"]
+        assert result["verdict"] == "fail"
+        assert words in told["reason"]
+        with pytest.raises(HoldfastError, match="not the one"):
+            facet.restore(checkpoint, MANNER, force=True)
+
+
+def test_bad_chunk_that_could_not_be_put_aside_is_replaced(world: World) -> None:
+    facet = world.start()
+    directory_plan(facet, world.root / "hurt", world.root / "whole")
+    checkpoint = protect(facet)
+    names = chunks_of_hurt(world, facet, checkpoint)
+    attack(world, "bit-flipped", names, checkpoint)
+    read_only = world.start(StoreFaults(read_only=True))
+
+    assert verify(read_only, checkpoint)["verdict"] == "fail"
+    assert names[0] in world.banks[BANK]
+    protect(world.start())
+
+    assert verify(world.start(), checkpoint)["verdict"] == "success"

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.checkpoints.model import CheckpointState, Depth, Verdict
+from holdfast.checkpoints.model import CheckpointState, Depth, Resource, Retention, Verdict
+from holdfast.checkpoints.plugins import HookContext, Operation, OperationKind
 from holdfast.checkpoints.service import Checkpoints
-from holdfast.errors import HoldfastError, UnsupportedError
+from holdfast.errors import HoldfastError, StateError, UnavailableError, UnsupportedError
 from holdfast.ports import StorePromises
 from holdfast.testing.objects import StoreCrashError, StoredObject, StoreFaults
-from tests.support.checkpoints import BANK, MANNER, World, directory_plan, protect
+from tests.support.checkpoints import BANK, DIRECTORY, MANNER, World, directory_plan, protect
 from tests.support.trees import make_tree, pattern, write
 
 ORPHANS = {"chunks/aa/" + "a" * 64, "chunks/bb/" + "b" * 64}
@@ -46,14 +47,19 @@ def each_way(writes_count: int) -> list[StoreFaults]:
     return faults
 
 
-def killed_at_every_write(root: Path, work: Work, check: Callable[[World, str], None]) -> int:
-    """Run `work` dying at every write in turn, then again, then `check`; return the writes."""
+def killed_at_every_write(
+    root: Path, work: Work, check: Callable[[World, str], None], *, step: int = 1
+) -> int:
+    """Run `work` dying at every write in turn, then again, then `check`; return the writes.
+
+    With a step only at every so many of the ways to die: for a quick look.
+    """
     world, _ = make_world(root / "good")
     counting = StoreFaults()
     work(world.start(counting))
     assert world.store is not None
     writes_count = world.store.writes_count
-    for number, faults in enumerate(each_way(writes_count)):
+    for number, faults in enumerate(each_way(writes_count)[::step]):
         world, first = make_world(root / str(number))
         dying = world.start(faults)
         with contextlib.suppress(StoreCrashError, HoldfastError):
@@ -83,7 +89,8 @@ def all_is_well(world: World, *gone: str) -> list[str]:
     return [c.id for c in listed]
 
 
-def test_protect(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])
+def test_protect(tmp_path: Path, step: int) -> None:
     """Protecting invariant 1: the rerun resumes the task, so that there is one new checkpoint."""
 
     def check(world: World, first: str) -> None:
@@ -94,7 +101,8 @@ def test_protect(tmp_path: Path) -> None:
         assert newest.state is CheckpointState.AVAILABLE
         facet.catalogue.close()
 
-    assert killed_at_every_write(tmp_path, lambda facet: protect(facet), check) > 5
+    writes_count = killed_at_every_write(tmp_path, lambda facet: protect(facet), check, step=step)
+    assert writes_count > 5
 
 
 def test_verify(tmp_path: Path) -> None:
@@ -123,7 +131,8 @@ def test_delete(tmp_path: Path) -> None:
     assert killed_at_every_write(tmp_path, work, check) >= 1
 
 
-def test_sweep(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_sweep(tmp_path: Path, step: int) -> None:
     def work(facet: Checkpoints) -> None:
         for name in ORPHANS:
             with contextlib.suppress(HoldfastError):
@@ -134,7 +143,7 @@ def test_sweep(tmp_path: Path) -> None:
         assert all_is_well(world) == [first]
         assert not world.banks[BANK].keys() & ORPHANS
 
-    assert killed_at_every_write(tmp_path, work, check) >= 4
+    assert killed_at_every_write(tmp_path, work, check, step=step) >= 4
 
 
 def test_two_protects_a_verify_and_a_sweep_at_once(tmp_path: Path) -> None:
@@ -172,16 +181,18 @@ def test_two_protects_a_verify_and_a_sweep_at_once(tmp_path: Path) -> None:
     assert len(all_is_well(world)) >= 3
 
 
-def test_stopped_protect_does_not_write_its_manifest(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_settle", [1, 2, 3, 4])
+def test_stopped_protect_does_not_write_its_manifest(tmp_path: Path, at_settle: int) -> None:
     """Bank invariant 1: after a sweep took the lease of one thought dead, it ends with an error."""
     world, _ = make_world(tmp_path)
     others = world.start()
-    is_stopped = False
+    settles = 0
 
     def stop(_number: int, method: str, name: str) -> None:
-        nonlocal is_stopped
-        if method == "settle" and name.startswith("chunks/") and not is_stopped:
-            is_stopped = True
+        nonlocal settles
+        settles += method == "settle" and name.startswith("chunks/")
+        if settles == at_settle:
+            settles += 1
             world.clock.sleep(7200)
             others.sweep(BANK, MANNER, grace_s=0)
 
@@ -257,3 +268,82 @@ def test_store_that_does_not_show_what_was_put_is_refused(tmp_path: Path) -> Non
     with pytest.raises(UnsupportedError, match="at once"):
         directory_plan(stale, make_tree(tmp_path / "tree"))
     assert world.banks[BANK] == {}
+
+
+def test_protect_that_begins_while_a_sweep_deletes_waits_or_gives_up(tmp_path: Path) -> None:
+    """Bank invariant 1: what the sweep is about to delete is what the protect would share."""
+    world, first = make_world(tmp_path)
+    facet = world.start()
+    second = protect(facet)
+    facet.delete(second, MANNER)
+    others = world.start()
+    refused = 0
+
+    def meanwhile(_number: int, method: str, name: str) -> None:
+        nonlocal refused
+        if method != "delete" or not name.startswith("chunks/"):
+            return
+        world.on_write = None
+        try:
+            protect(others)
+        except UnavailableError:
+            refused += 1
+        world.on_write = meanwhile
+
+    world.on_write = meanwhile
+    facet.sweep(BANK, MANNER, grace_s=0)
+    world.on_write = None
+
+    assert refused >= 2
+    protect(world.start())
+    assert len(all_is_well(world)) == 2
+    assert first in all_is_well(world)
+
+
+class SlowPlugin:
+    """Is stopped for two hours in the middle, while others sweep; then writes, or fails."""
+
+    resource_type = "Test::Slow"
+
+    def __init__(self) -> None:
+        self.pause: Callable[[], object] = lambda: None
+        self.fails = False
+
+    def check(self, resource: Resource) -> Resource:
+        """See ProtectionPlugin."""
+        return resource
+
+    def operation(self, kind: OperationKind) -> Operation | None:
+        """See ProtectionPlugin."""
+        return Operation(main=self._main) if kind is OperationKind.PROTECT else None
+
+    def _main(self, context: HookContext) -> None:
+        assert context.writer is not None
+        context.writer.write("first", [pattern(2 << 20, 1)])
+        self.pause()
+        if self.fails:
+            raise StateError("it broke", code="broken")
+        context.writer.write("second", [pattern(2 << 20, 2)])
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_lease_that_ran_out_stays_lost_whatever_a_plugin_does(tmp_path: Path, fails: bool) -> None:
+    """Bank invariant 1: neither a later write nor a failing resource brings it back."""
+    plugin = SlowPlugin()
+    plugin.fails = fails
+    world = World(tmp_path, [plugin])
+    facet = world.start()
+    good = Resource(type=DIRECTORY, id=str(make_tree(tmp_path / "tree")))
+    slow = Resource(type="Test::Slow", id="s")
+    facet.make_plan("p", BANK, [good, slow], retention=Retention())
+    others = world.start()
+
+    def pause() -> None:
+        world.clock.sleep(7200)
+        others.sweep(BANK, MANNER, grace_s=0)
+
+    plugin.pause = pause
+    with pytest.raises(HoldfastError, match="stopped for too long"):
+        protect(facet)
+
+    assert not [name for name in world.banks[BANK] if name.startswith("manifests/")]

@@ -5,7 +5,7 @@
     manifests/CHECKPOINT           immutable, signed; what makes its chunks live
     verdicts/CHECKPOINT/TIME-TASK  appended, never changed
     quarantine/TIME-ABCD...        chunks found damaged, as they were
-    leases/TASK, sweeping          small and mutable: who is at work
+    leases/TASK, sweeps/TASK       small and mutable: who protects or sweeps
 
 Not what is in a manifest (manifest.py) or chunk (sealing.py), nor what is read when.
 
@@ -19,18 +19,19 @@ Invariants:
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from holdfast.checkpoints.model import BankId, CheckpointId, ChunkId, ChunkResult
 from holdfast.checkpoints.sealing import Sealer
 from holdfast.errors import (
+    CapacityError,
     ConflictError,
-    HoldfastError,
     IntegrityError,
     NotFoundError,
     StateError,
+    StorageFailedError,
     UnavailableError,
     UnsupportedError,
 )
@@ -38,13 +39,17 @@ from holdfast.model.limits import MANIFEST_BYTES_MAX, MIB, OBJECT_BYTES_MAX
 from holdfast.ports import Buffer, Clock, ObjectInfo, ObjectStore
 from holdfast.proof.statement import canonical_json
 
+IsOver = Callable[[str], bool]
+"""Says of a task's id whether it is known to be at work no more; False where nobody knows."""
+
 IDENTITY: Final = "bank.json"
 LEASE_S: Final = 600.0
 SWEEP_S: Final = 600.0
 SWEEP_WAIT_S: Final = 30.0
 _MARGIN_NS: Final = 60_000_000_000
 """Left of a lease for what is done right after it was checked."""
-_SWEEPING: Final = "sweeping"
+_LEASES: Final = "leases/"
+_SWEEPS: Final = "sweeps/"
 _FORMAT: Final = "holdfast-bank"
 _VERSION: Final = 1
 
@@ -134,17 +139,15 @@ class Bank:
         """Read a chunk and say what is found, and why where that is not good.
 
         Raises:
-            DeniedError: `key-missing`: nothing can be said.
+            UnavailableError, DeniedError, UnsupportedError: Nothing can be said of any chunk.
         """
         try:
             data = self.read_chunk(sealer, chunk)
         except NotFoundError as error:
             return ChunkResult.MISSING, error.message
-        except IntegrityError as error:
+        except (IntegrityError, CapacityError) as error:
             return ChunkResult.DAMAGED, error.message
-        except HoldfastError as error:
-            if error.code in ("key-missing", "format-newer"):
-                raise
+        except StorageFailedError as error:
             return ChunkResult.UNREADABLE, error.message
         if len(data) < size_bytes_min:
             return ChunkResult.DAMAGED, f"chunk {chunk.hex()} is shorter than its manifest says"
@@ -154,14 +157,19 @@ class Bank:
         """Yield the objects of all chunks."""
         return self.store.list("chunks/")
 
-    def quarantine(self, chunk: ChunkId) -> None:
-        """Move a damaged chunk out of the way, so that the next protect stores it anew."""
+    def quarantine(self, sealer: Sealer, chunk: ChunkId) -> None:
+        """Move a damaged chunk out of the way, so that the next protect stores it anew.
+
+        It is looked at again: another may have stored it anew, or only its transfer went wrong.
+        """
         try:
             sealed = self.store.get(chunk_name(chunk), OBJECT_BYTES_MAX)
+            sealer.open(chunk, sealed)
         except NotFoundError:
             return
-        self.store.put(f"quarantine/{self._clock.now_ns()}-{chunk.hex()}", sealed)
-        self.store.delete(chunk_name(chunk))
+        except IntegrityError:
+            self.store.put(f"quarantine/{self._clock.now_ns()}-{chunk.hex()}", sealed)
+            self.store.delete(chunk_name(chunk))
 
     def write_manifest(self, checkpoint_id: CheckpointId, data: bytes) -> None:
         """Write a manifest; the same again is no error, for a reply may have been lost.
@@ -206,16 +214,16 @@ class Bank:
         for each in list(self.store.list(f"verdicts/{checkpoint_id}/")):
             self.store.delete(each.name)
 
-    def take_lease(self, task_id: str) -> "Lease":
-        """Say that a protect is at work, and wait out a sweep.
+    def take_lease(self, task_id: str, is_over: IsOver) -> "Lease":
+        """Say that a protect is at work, and wait out sweeps.
 
         Raises:
-            UnavailableError: `bank-sweeping`: the sweep did not end in time.
+            UnavailableError: `bank-sweeping`: a sweep did not end in time.
         """
-        lease = Lease(self.store, self._clock, f"leases/{task_id}")
+        lease = Lease(self.store, self._clock, _LEASES + task_id)
         lease.renew()
         deadline_ns = self._clock.monotonic_ns() + int(SWEEP_WAIT_S * 1e9)
-        while _expiry(self.store, _SWEEPING) > self._clock.now_ns():
+        while self._is_held(_SWEEPS, is_over):
             if self._clock.monotonic_ns() > deadline_ns:
                 lease.release()
                 raise UnavailableError(
@@ -226,24 +234,33 @@ class Bank:
             self._clock.sleep(0.1)
         return lease
 
-    def begin_sweep(self) -> "Lease | None":
-        """Say that a sweep is at work; None if there are protects, which go first."""
-        now_ns = self._clock.now_ns()
-        if _expiry(self.store, _SWEEPING) > now_ns:
-            raise ConflictError(
-                f"the bank {self.identity.id} is being swept by another",
-                code="bank-sweeping",
-                advice="wait until it has ended",
-            )
-        sweep = Lease(self.store, self._clock, _SWEEPING, duration_s=SWEEP_S)
+    def begin_sweep(self, task_id: str, is_over: IsOver) -> "Lease | None":
+        """Say that a sweep is at work; None if there are protects, which go first.
+
+        Several sweeps may be at work at once: a protect waits for the last of them.
+        """
+        sweep = Lease(self.store, self._clock, _SWEEPS + task_id, duration_s=SWEEP_S)
         sweep.renew()
-        for each in list(self.store.list("leases/")):
-            if _expiry(self.store, each.name) > now_ns:
-                sweep.release()
-                return None
-            # Its holder checks, before it writes a manifest, that its lease is still there.
-            self.store.delete(each.name)
+        if self._is_held(_LEASES, is_over):
+            sweep.release()
+            return None
         return sweep
+
+    def end_lease(self, task_id: str) -> None:
+        """Remove the lease of an earlier attempt of a task that this process now runs."""
+        self.store.delete(_LEASES + task_id)
+
+    def _is_held(self, prefix: str, is_over: IsOver) -> bool:
+        """Say whether anybody is at work; the leases of those who are not are removed.
+
+        Whoever is not dead after all sees that its lease is gone before it does what counts.
+        """
+        for each in list(self.store.list(prefix)):
+            is_valid = _expiry(self.store, each.name) > self._clock.now_ns()
+            if is_valid and not is_over(each.name.removeprefix(prefix)):
+                return True
+            self.store.delete(each.name)
+        return False
 
 
 class Lease:

@@ -7,6 +7,8 @@ Invariants:
 1. What is told of a file was read between two equal looks at its state: contents of two moments are
    never mixed. A file that would not hold still is told as changed.
 2. A chunk that the bank is known to have is neither compressed nor written again.
+3. What goes wrong with the bank ends the work, and is never told of a file: of what was staged
+   before, nothing may be there.
 """
 
 from collections.abc import Mapping
@@ -20,7 +22,7 @@ from holdfast.checkpoints.cutting import Cutter
 from holdfast.checkpoints.model import ChunkId
 from holdfast.checkpoints.sealing import HEADER_BYTES, Sealer
 from holdfast.checkpoints.segments import Part
-from holdfast.errors import CancelledError, ConflictError, HoldfastError, NotFoundError
+from holdfast.errors import CancelledError, ConflictError, HoldfastError, StorageFailedError
 from holdfast.files.rules import attempts_for, is_racy
 from holdfast.model.limits import (
     BANK_BATCH_BYTES,
@@ -34,10 +36,12 @@ from holdfast.model.tree import Stat, signature_of
 from holdfast.ports import Buffer, Clock, ObjectStore, Pace, ReadableDirectory, ReadableFile
 
 _RETRY_AFTER_S: Final = 0.05
+_FRESH_WAITS_MAX: Final = 4
+_TICK_NS: Final = 250_000_000
+"""Longer than the tick of today's file systems, and than a write is held up while it copies."""
+_COARSE_TICK_NS: Final = 2_000_000_000
 _WINDOW_BYTES: Final = 32 * MIB
 _ZEROS: Final = memoryview(bytes(CHUNK_BYTES_MAX))
-_WHOLE_CODES: Final = frozenset({"disk-full", "store-denied", "forbidden", "read-only"})
-"""Errors of the bank that end the protect and are not about one file."""
 
 
 class FileItem(NamedTuple):
@@ -92,6 +96,8 @@ class ChunkWriter:
     bad: frozenset[bytes] = frozenset()
     """Chunks known to be bad: stored again whatever is there."""
     new: list[NewChunk] = field(default_factory=list)
+    is_broken: bool = False
+    """The bank failed: nothing more can be written, and nothing is known of what was staged."""
     _written: set[bytes] = field(default_factory=set)
     _staged_bytes: int = 0
 
@@ -100,12 +106,20 @@ class ChunkWriter:
         chunk = self.sealer.name(data)
         if chunk in self.known or chunk in self._written:
             return chunk
+        try:
+            self._store(chunk, data)
+        except HoldfastError:
+            self.is_broken = True
+            raise
         self._written.add(chunk)
+        return chunk
+
+    def _store(self, chunk: ChunkId, data: Buffer) -> None:
         if chunk not in self.bad:
             found = self.store.head(chunk_name(chunk))
             if found is not None and found.size_bytes >= HEADER_BYTES:
                 self.new.append(NewChunk(chunk, len(data), 0))
-                return chunk
+                return
         sealed = self.sealer.seal(chunk, data)
         stage_chunk(self.store, chunk, sealed)
         self.new.append(NewChunk(chunk, len(data), len(sealed)))
@@ -113,11 +127,18 @@ class ChunkWriter:
         if self._staged_bytes >= BANK_BATCH_BYTES:
             self.store.settle()
             self._staged_bytes = 0
-        return chunk
 
     def settle(self) -> list[NewChunk]:
         """Make durable what was staged; return what is new since the last time."""
-        self.store.settle()
+        if self.is_broken:
+            raise StorageFailedError(
+                "the bank failed before", code="flush-failed", advice="run it again"
+            )
+        try:
+            self.store.settle()
+        except HoldfastError:
+            self.is_broken = True
+            raise
         self._staged_bytes = 0
         new, self.new = self.new, []
         return new
@@ -125,6 +146,22 @@ class ChunkWriter:
 
 class _ChangedError(Exception):
     """The file would not hold still."""
+
+
+class _FreshError(Exception):
+    """It changed so lately that a change under the reading might leave no trace."""
+
+
+def is_fresh(stat: Stat, observed_ns: int) -> bool:
+    """Say whether a write after `observed_ns` (wall clock) might leave the state as it is.
+
+    File systems stamp a write with a clock that ticks every few milliseconds, some every second or
+    two: a write in the tick of the one before moves nothing. And a write is stamped as it begins,
+    so that its bytes may still come. A single write that is held up for longer than this is not
+    seen. Only the ctime counts, which nobody can set.
+    """
+    tick_ns = _TICK_NS if stat.ctime_ns % 10**9 else _COARSE_TICK_NS
+    return abs(observed_ns - stat.ctime_ns) < tick_ns
 
 
 @dataclass(slots=True, kw_only=True)
@@ -165,28 +202,26 @@ class Packer:
 
     def _read(self, item: FileItem, files: list[Packed]) -> Packed | None:
         """Read one file; None where it waits in the pack."""
+        attempts = attempts_for(item.size_bytes)
+        waits = 0
         try:
-            for attempt in range(attempts_for(item.size_bytes)):
-                if attempt:
-                    self.clock.sleep(_RETRY_AFTER_S * 2**attempt)
+            while attempts and waits <= _FRESH_WAITS_MAX:
                 try:
                     if item.size_bytes < CHUNK_BYTES_MIN and self._read_small(item, files):
                         return None
                     return self._read_large(item)
+                except _FreshError:
+                    waits += 1
+                    self.clock.sleep(_TICK_NS / 1e9)
                 except _ChangedError:
-                    continue
+                    attempts -= 1
+                    self.clock.sleep(_RETRY_AFTER_S)
         except CancelledError:
             raise
-        except NotFoundError as error:
-            return _unread(item, "vanished" if error.code == "no-entry" else error.message)
-        except ConflictError:
-            return _unread(item, "changed")
         except HoldfastError as error:
-            if error.code in _WHOLE_CODES and not error.context.get("path") == item.path:
+            if self.writer.is_broken:
                 raise
-            if error.code.startswith(("store-", "bank-")):
-                raise
-            return _unread(item, error.message)
+            return _unread(item, _why_unread(error))
         return _unread(item, "changed")
 
     def _read_small(self, item: FileItem, files: list[Packed]) -> bool:
@@ -205,6 +240,8 @@ class Packer:
                 return False
             if not small.is_steady or small.size_bytes != small.stat.size_bytes:
                 raise _ChangedError
+            if is_fresh(small.stat, observed_ns):
+                raise _FreshError
             self.pace.take(small.size_bytes)
             digest = blake3(room[: small.size_bytes]).digest()
         racy = is_racy(signature_of(small.stat), observed_ns)
@@ -235,6 +272,8 @@ class Packer:
         reader = self.source.open_file(item.path)
         try:
             before = reader.stat()
+            if is_fresh(before, observed_ns):
+                raise _FreshError
             parts = self._cut(reader, before)
             xattrs = reader.xattrs()
             if reader.signature() != signature_of(before):
@@ -293,6 +332,12 @@ def _add_zeros(parts: list[Part], size_bytes: int) -> None:
         parts[-1] = Part(b"", 0, parts[-1].size_bytes + size_bytes)
     else:
         parts.append(Part(b"", 0, size_bytes))
+
+
+def _why_unread(error: HoldfastError) -> str:
+    if isinstance(error, ConflictError):
+        return "changed"
+    return "vanished" if error.code == "no-entry" else error.message
 
 
 def _unread(item: FileItem, why: str) -> Packed:

@@ -101,8 +101,10 @@ class ProtectRun:
         )
         try:
             if self._context.is_resumed and (found := self._find_manifest()) is not None:
+                with contextlib.suppress(HoldfastError):
+                    self._bank.end_lease(self._context.task.id)
                 return found
-            self._lease = self._bank.take_lease(self._context.task.id)
+            self._lease = self._bank.take_lease(self._context.task.id, self._around.is_over)
             try:
                 return self._protect(self._lease)
             finally:
@@ -122,6 +124,7 @@ class ProtectRun:
             each.key: HookContext(
                 resource=each,
                 parameters=parameters_for(each, self._parameters),
+                on_progress=engine.on_progress,
                 writer=ResourceWriter(
                     engine=engine, previous=self._entries_of(previous.get(each.key))
                 ),
@@ -132,7 +135,7 @@ class ProtectRun:
             plugins=self._around.plugins,
             kind=OperationKind.PROTECT,
             contexts=contexts,
-            on_fault=lambda _error: lease.renew(),  # It raises where the bank is what failed.
+            on_fault=lambda _error: _still_there(lease),
         )
         walk.run(self._plan.resources)
         written = {
@@ -329,6 +332,15 @@ class ProtectRun:
             "resources": {r.resource.key: r.status.value for r in records},
             "reasons": {r.resource.key: r.reason for r in records if r.reason},
         }
+
+
+def _still_there(lease: Lease) -> None:
+    """Return if it can have been the resource that failed; raise if it was the bank or the lease.
+
+    Never only renewed: a lease that ran out must stay lost, for a sweep may have been there.
+    """
+    lease.check()
+    lease.renew()
 
 
 def _failed(resource: Resource, why: str) -> ResourceRecord:

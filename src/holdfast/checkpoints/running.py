@@ -99,6 +99,12 @@ class Surroundings:
     make_workers: Callable[[PaceControl, int, bool], StartWorkers]
     """Given how many, and whether processes may be forked."""
 
+    def is_over(self, task_id: str) -> bool:
+        """Say whether a task of this machine is at work no more; False of another machine's."""
+        if self.task_state(task_id) is TaskState.RUNNING:
+            self.runner.settle()
+        return self.task_state(task_id) not in (None, TaskState.PENDING, TaskState.RUNNING)
+
 
 @dataclass(slots=True)
 class OpenBank:

@@ -86,10 +86,10 @@ class Sealer:
         assert len(data) <= CHUNK_BYTES_MAX
         flags, payload = self._compress(data)
         if self._cipher is None:
-            return _HEADER.pack(MAGIC, flags, len(data), _NO_KEY, bytes(12)) + payload
+            return b"".join((_HEADER.pack(MAGIC, flags, len(data), _NO_KEY, bytes(12)), payload))
         nonce = self._entropy.random_bytes(12)
         header = _HEADER.pack(MAGIC, flags | _ENCRYPTED, len(data), self._key_id, nonce)
-        return header + self._cipher.encrypt(nonce, payload, header + chunk)
+        return b"".join((header, self._cipher.encrypt(nonce, payload, header + chunk)))
 
     def open(self, chunk: ChunkId, sealed: bytes) -> bytes:
         """Return the bytes of a chunk.
@@ -121,16 +121,16 @@ class Sealer:
             raise _damaged(chunk, "its bytes have another digest")
         return bytes(data)
 
-    def _compress(self, data: Buffer) -> tuple[int, bytes]:
+    def _compress(self, data: Buffer) -> tuple[int, bytes | memoryview]:
         view = memoryview(data)
         # A sample tells cheaply of what is compressed already.
         middle = max(0, len(view) // 2 - _SAMPLE_BYTES // 2)
         sample = view[middle : middle + _SAMPLE_BYTES]
         if len(self._compressor.compress(sample)) > len(sample) * 0.95:
-            return 0, bytes(view)
+            return 0, view
         packed = self._compressor.compress(view)
         if len(packed) > len(view) * 0.97:
-            return 0, bytes(view)
+            return 0, view
         return _COMPRESSED, packed
 
     def _decrypt(

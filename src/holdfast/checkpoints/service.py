@@ -78,12 +78,7 @@ class Checkpoints:
     ) -> Plan:
         """Make a plan, and the bank where there is none; or change the plan of that name.
 
-        Args:
-            name: Of the plan.
-            bank_url: See server/checkpoints.py.
-            resources: What is protected.
-            retention: What is kept.
-            key_id: Of the key to encrypt a bank with that is made; empty for none.
+        With a key id, a bank that is made is encrypted with that key.
 
         Raises:
             ConflictError: `other-key`: the bank that is there has another key, or none.

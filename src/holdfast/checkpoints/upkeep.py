@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from holdfast.checkpoints.bank import Bank, chunk_name, stage_chunk
+from holdfast.checkpoints.bank import Bank, Lease, chunk_name, stage_chunk
 from holdfast.checkpoints.model import (
     Checkpoint,
     CheckpointId,
@@ -31,6 +31,8 @@ from holdfast.tasks.runner import TaskContext
 NAMED_MAX = 25
 QUARANTINE_NS = 30 * 86_400 * 10**9
 """Damaged chunks are kept so long, to be looked at, and then swept."""
+PUT_NS = 3600 * 10**9
+"""A put that began so long ago was cut off: verifications put beside a sweep."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,7 +94,7 @@ def sweep_bank(
     """
     bank, clock = open_bank.bank, around.clock
     context.enter("sweeping")
-    lease = bank.begin_sweep()
+    lease = bank.begin_sweep(context.task.id, around.is_over)
     if lease is None:
         return {"deferred": True, "why": "protects are at work", "deleted": 0, "deletedBytes": 0}
     try:
@@ -119,11 +121,9 @@ def sweep_bank(
             deleted_bytes += found.size_bytes
             context.progress(entries_done=len(deleted), bytes_done=deleted_bytes)
         around.catalogue.chunks.forget(bank.identity.id, deleted)
-        for found in list(bank.store.list("quarantine/")):
-            if found.modified_ns <= min(oldest_ns, clock.now_ns() - QUARANTINE_NS):
-                lease.keep()
-                bank.store.delete(found.name)
-        bank.store.tidy(oldest_ns)
+        _sweep_old(bank, lease, "quarantine/", min(oldest_ns, clock.now_ns() - QUARANTINE_NS))
+        _sweep_old(bank, lease, "probe/", clock.now_ns() - PUT_NS)
+        bank.store.tidy(min(oldest_ns, clock.now_ns() - PUT_NS))
         return {
             "deferred": False,
             "deleted": len(deleted),
@@ -133,6 +133,13 @@ def sweep_bank(
     finally:
         with contextlib.suppress(HoldfastError):
             lease.release()
+
+
+def _sweep_old(bank: Bank, lease: Lease, prefix: str, before_ns: int) -> None:
+    for found in list(bank.store.list(prefix)):
+        if found.modified_ns <= before_ns:
+            lease.keep()
+            bank.store.delete(found.name)
 
 
 def examine_bank(

@@ -31,11 +31,20 @@ from holdfast.checkpoints.model import (
 )
 from holdfast.checkpoints.plugins import HookContext, OperationKind
 from holdfast.checkpoints.reading import read_entries
-from holdfast.checkpoints.rules import BAD, choose_chunks, judge
+from holdfast.checkpoints.rules import choose_chunks, judge
 from holdfast.checkpoints.running import Manner, OpenBank, Surroundings, Walk
 from holdfast.checkpoints.sealing import Sealer
 from holdfast.checkpoints.segments import Entry, chunks_of
-from holdfast.errors import HoldfastError, IntegrityError, NotFoundError
+from holdfast.errors import (
+    CancelledError,
+    CapacityError,
+    DeniedError,
+    HoldfastError,
+    IntegrityError,
+    NotFoundError,
+    StorageFailedError,
+    UnavailableError,
+)
 from holdfast.model.limits import MIB
 from holdfast.model.tree import display_path
 from holdfast.proof.statement import canonical_json
@@ -43,6 +52,10 @@ from holdfast.tasks.runner import TaskContext
 
 FINDINGS_MAX = 25
 _BATCH_BYTES = 32 * MIB
+_NOT_WHOLE = (NotFoundError, IntegrityError, StorageFailedError, CapacityError)
+"""Errors that tell of what was read; all others are about the bank, and end a verification."""
+_NOT_OF_THE_CHECKPOINT = (CancelledError, CapacityError, DeniedError, UnavailableError)
+"""Errors of a drill that say nothing of what was to be restored."""
 
 
 class Check(NamedTuple):
@@ -129,10 +142,7 @@ class VerifyRun:
         examined = Examined(checkpoint=checkpoint)
         try:
             signed, body = self._open.read_manifest(checkpoint.id)
-        except NotFoundError as error:
-            examined.reason = error.message
-            return examined
-        except IntegrityError as error:
+        except _NOT_WHOLE as error:
             examined.reason = error.message
             return examined
         examined.signed = signed
@@ -165,7 +175,7 @@ class VerifyRun:
             scope.needs[segment.id] = segment.size_bytes
         try:
             scope.needs.update(chunks_of(read_entries(self._bank, self._open.sealer, record)))
-        except (NotFoundError, IntegrityError) as error:
+        except _NOT_WHOLE as error:
             scope.reason = error.message
         return scope
 
@@ -286,6 +296,8 @@ class VerifyRun:
                     operation.main(context)
                 duration_s = (self._around.clock.monotonic_ns() - started_ns) / 1e9
                 scope.report["drill"] = {"durationS": round(duration_s, 3), **context.report}
+            except _NOT_OF_THE_CHECKPOINT:
+                raise
             except HoldfastError as error:
                 scope.reason = f"it could not be restored: {error.message}"
 
@@ -300,7 +312,7 @@ class VerifyRun:
         for check in self._checks.values():
             if check.result is ChunkResult.DAMAGED:
                 try:
-                    self._bank.quarantine(ChunkId(check.chunk))
+                    self._bank.quarantine(self._open.sealer, ChunkId(check.chunk))
                 except HoldfastError as error:
                     self._context.event(
                         "not-quarantined", chunk=check.chunk.hex(), why=error.message
@@ -359,7 +371,12 @@ class VerifyRun:
     def _judge_scopes(self, examined: Examined) -> list[str]:
         bad_keys = []
         for key, scope in examined.scopes.items():
-            bad = {c for c in scope.needs if c in self._checks and self._checks[c].result in BAD}
+            # What cannot be read cannot be restored, whatever is wrong with it.
+            bad = {
+                c
+                for c in scope.needs
+                if c in self._checks and self._checks[c].result is not ChunkResult.GOOD
+            }
             if bad:
                 first = self._checks[min(bad)]
                 more = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
@@ -398,7 +415,7 @@ class VerifyRun:
         self, outcomes: list[dict[str, object]], needs: Mapping[bytes, int]
     ) -> dict[str, object]:
         read = [c for c in self._checks.values() if c.result is not ChunkResult.MISSING]
-        bad = [c for c in self._checks.values() if c.result in BAD]
+        bad = [c for c in self._checks.values() if c.result is not ChunkResult.GOOD]
         verdicts = {str(outcome["verdict"]) for outcome in outcomes}
         worst = next(
             (v.value for v in (Verdict.FAIL, Verdict.PARTIAL) if v.value in verdicts), None

@@ -65,6 +65,7 @@ class ResourceWriter:
     _left_out: list[tuple[str, str]] = field(default_factory=list)
     _left_out_count: int = 0
     _own: ChunkWriter | None = None
+    _written_bytes: int = 0
 
     def add(self, entry: Entry) -> None:
         """Take an entry whose chunks are in the bank; each path once."""
@@ -184,6 +185,8 @@ class ResourceWriter:
             data = bytes(memoryview(waiting)[:end])
             yield Part(self._writer().write(data), 0, end)
             del waiting[:end]
+            self._written_bytes += end
+            self.engine.on_progress(len(self._entries), self._written_bytes, None)
 
 
 class _EachProcess:

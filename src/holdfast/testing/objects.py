@@ -9,7 +9,13 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from holdfast.errors import CapacityError, DeniedError, NotFoundError, UnavailableError
+from holdfast.errors import (
+    CapacityError,
+    DeniedError,
+    NotFoundError,
+    StorageFailedError,
+    UnavailableError,
+)
 from holdfast.model.objects import check_object_name
 from holdfast.ports import Buffer, Clock, ObjectInfo, PutOutcome
 
@@ -28,6 +34,8 @@ class StoreFaults:
     """After this write was done the process dies."""
     reply_lost_at: int | None = None
     """This write is done, and UnavailableError raised."""
+    failed_at: int | None = None
+    """This write fails for good, as a medium's does; with a settle all that was staged is lost."""
     unreachable: bool = False
     read_only: bool = False
     full_from: int | None = None
@@ -175,6 +183,10 @@ class SimObjectStore:
                 raise DeniedError("the simulated store is read-only", code="store-denied")
             if faults.full_from is not None and number >= faults.full_from:
                 raise CapacityError("the simulated store is full", code="disk-full")
+            if faults.failed_at == number:
+                if method == "settle":
+                    self._staged.clear()
+                raise StorageFailedError("the simulated medium failed", code="flush-failed")
             write()
             if faults.crash_after == number:
                 self._die(number)

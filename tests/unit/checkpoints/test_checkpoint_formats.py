@@ -32,10 +32,12 @@ from holdfast.checkpoints.model import (
     ResourceStatus,
     Retention,
 )
+from holdfast.checkpoints.packing import is_fresh
 from holdfast.checkpoints.sealing import BankKey, Sealer
 from holdfast.checkpoints.segments import Entry, Part, chunks_of, decode_segment, encode_segments
 from holdfast.errors import DeniedError, IntegrityError, UnsupportedError
 from holdfast.model.limits import CHUNK_BYTES_MAX, CHUNK_BYTES_MIN
+from holdfast.model.tree import FileKind, Stat
 from holdfast.proof.signature import SigningKey
 from holdfast.testing.clock import SimEntropy
 
@@ -233,3 +235,16 @@ def test_body_is_read_as_written() -> None:
     with pytest.raises(IntegrityError):
         decode_body(b"{}")
     assert replace(body, plan_name="q") != body
+
+
+def test_file_written_in_this_tick_may_change_without_a_trace() -> None:
+    """Packing invariant 1 rests on it: such a file is read again a little later."""
+    now_ns = 1_700_000_000_123_000_000
+    stat = Stat(FileKind.FILE, 1, 0, now_ns, 1, 1, 0o644, 0, 0, 1, 1)
+
+    assert is_fresh(stat, now_ns + 5_000_000)
+    assert not is_fresh(stat, now_ns + 300_000_000)
+    assert not is_fresh(stat._replace(ctime_ns=now_ns + 10**12), now_ns)
+    whole_second = stat._replace(ctime_ns=1_700_000_000_000_000_000)
+    assert is_fresh(whole_second, now_ns)
+    assert not is_fresh(whole_second, now_ns + 2 * 10**9)

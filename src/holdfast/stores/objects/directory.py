@@ -103,10 +103,11 @@ class DirectoryObjects:
         try:
             self._flush_all()
             for temporary, path in staged:
-                self._make_parent(path)
+                self._make_parent(path, flush=False)
                 os.rename(temporary, path)
             self._flush_all()
         except OSError as error:
+            self._made.clear()
             for temporary, _ in staged:
                 _drop(temporary)
             raise_translated(error, os.fsencode(self._root), "flush-failed")
@@ -224,7 +225,8 @@ class DirectoryObjects:
             raise_translated(error, os.fsencode(name), "write-failed")
         return temporary
 
-    def _make_parent(self, path: str) -> None:
+    def _make_parent(self, path: str, *, flush: bool = True) -> None:
+        """Make the directories above an object; they are durable unless the caller flushes all."""
         parent = os.path.dirname(path)
         if parent in self._made:
             return
@@ -235,7 +237,8 @@ class DirectoryObjects:
         for directory in reversed(missing):
             with contextlib.suppress(FileExistsError):
                 os.mkdir(directory, 0o700)
-            _flush_directory(os.path.dirname(directory))
+            if flush:
+                _flush_directory(os.path.dirname(directory))
         self._made.add(os.path.dirname(path))
 
     def _flush_all(self) -> None:

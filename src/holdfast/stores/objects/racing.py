@@ -11,7 +11,7 @@ from typing import Final
 
 from holdfast.ports import Entropy, ObjectStore, PutOutcome, StorePromises
 
-ROUNDS: Final = 10
+ROUNDS: Final = 5
 WRITERS: Final = 4
 
 
