@@ -197,6 +197,7 @@ class _Node:
     def _reload(self) -> None:
         reload_all(self._certificates, self._access)
         self._stream.reload()
+        self._facets.reload()
 
     def _services(self, stream_port: int) -> NodeServices:
         settings = self._settings

@@ -76,6 +76,11 @@ class NodeFacets:
                 advice="ask again in a moment; see the log of the node",
             )
 
+    def reload(self) -> None:
+        """Have certificates read anew."""
+        if self._volumes is not None:
+            self._volumes.reload()
+
     def render(self) -> bytes:
         """Return their metrics; blocks, not in the loop's thread."""
         told = b"" if self._checkpoints is None else self._checkpoints.render()

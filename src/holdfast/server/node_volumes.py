@@ -53,10 +53,9 @@ class NodeVolumes:
     async def check(self) -> None:
         """Raise UnavailableError (`volume-down`) if one that is to be served is not."""
         down = dict(self._why)
-        for name in self._volumes.served_names():
-            view = await self._volumes.show(name)
-            if view.status is None:
-                down[name] = view.health.reason
+        for view in await self._volumes.views():
+            if view.is_kept and view.status is None:
+                down.setdefault(view.name, view.health.reason)
         for name, why in sorted(down.items()):
             raise UnavailableError(
                 f"the volume {name} is down: {why}",
@@ -64,6 +63,10 @@ class NodeVolumes:
                 advice="it is started again; see the log of the node",
                 volume=name,
             )
+
+    def reload(self) -> None:
+        """Have certificates read anew, for connections to come."""
+        self._volumes.reload_certificates()
 
     async def render(self) -> bytes:
         """Return the metrics."""

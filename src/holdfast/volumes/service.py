@@ -52,6 +52,8 @@ class VolumeView:
     health: Health
     status: VolumeStatus | None
     """None if no process serves it."""
+    is_kept: bool
+    """Whether this process is to keep it served."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +130,7 @@ class Volumes:
             used_bytes=stored.used_bytes,
             health=health,
             status=status,
+            is_kept=place.name in self._around.supervisor.names(),
         )
 
     async def serve(self, request: ServeRequest) -> DataProcess:
@@ -138,10 +141,6 @@ class Volumes:
     async def stop(self, name: str) -> None:
         """Stop serving a volume that this process serves."""
         await self._around.supervisor.stop(self._find(name).name)
-
-    def served_names(self) -> list[VolumeName]:
-        """Return the volumes that this process is to serve, also those being started again."""
-        return self._around.supervisor.names()
 
     async def stop_all(self) -> None:
         """Stop serving all volumes that this process serves."""
