@@ -17,7 +17,7 @@ from holdfast.checkpoints.model import Resource, Retention
 from holdfast.checkpoints.service import Checkpoints
 from holdfast.files.http.problems import problem_response
 from holdfast.model.ids import TaskId
-from holdfast.server.checkpoints import open_checkpoints
+from holdfast.server.checkpoints import make_bank_directory, open_checkpoints
 from holdfast.server.local import LocalServices
 from tests.support.trees import make_tree, read_tree
 
@@ -29,15 +29,20 @@ class Asker:
 
     def __init__(self, facet: Checkpoints) -> None:
         self.facet = facet
-        self._application = Starlette(routes=checkpoint_routes(facet, problem_response))
+        self._application = Starlette(
+            routes=checkpoint_routes(facet, problem_response, make_bank_directory)
+        )
 
-    async def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+    async def ask(
+        self, method: str, path: str, body: object = None, *, key: str = ""
+    ) -> tuple[int, Any]:
         """Return status and decoded body."""
         raw_path, _, query = f"/api/v1{path}".partition("?")
         content = b"" if body is None else body if isinstance(body, bytes) else _encode(body)
+        headers = [(b"idempotency-key", key.encode())] if key else []
         scope = {
             "type": "http", "method": method, "path": raw_path, "raw_path": raw_path.encode(),
-            "query_string": query.encode(), "headers": [], "http_version": "1.1",
+            "query_string": query.encode(), "headers": headers, "http_version": "1.1",
             "server": ("x", 80), "client": ("y", 1), "scheme": "http", "root_path": "",
         }  # fmt: skip
         sent: list[Any] = []
@@ -120,6 +125,79 @@ async def test_pages_go_on_where_the_one_before_ended(asker: Asker) -> None:
     assert len(seen) == len(set(seen)) == 5
 
 
+async def test_plan_is_made_changed_and_retained(asker: Asker, tmp_path: Path) -> None:
+    body = {
+        "name": "q",
+        "bank": str(tmp_path / "new"),
+        "resources": [{"type": "Holdfast::Directory", "id": str(tmp_path / "tree")}],
+    }
+    status, made = await asker.ask("POST", "/plans", body)
+    assert (status, made["bank"]) == (201, str(tmp_path / "new"))
+    changed = (await asker.ask("POST", "/plans", body | {"retention": {"last": 1}}))[1]
+    assert changed["id"] == made["id"]
+    assert (await asker.ask("GET", "/plans/q"))[1] == changed
+    for _ in range(3):
+        await asker.finish(await asker.start("/plans/q/protect"))
+
+    status, dry = await asker.ask("POST", "/plans/q/retain", {"dryRun": True})
+    assert (status, [fate["keep"] for fate in dry["fates"]]) == (200, [True, False, False])
+    assert all(fate["reasons"] for fate in dry["fates"])
+    assert len((await asker.ask("GET", "/checkpoints?plan=q"))[1]["checkpoints"]) == 3
+    ended = await asker.finish(await asker.ask("POST", "/plans/q/retain", {}))
+    assert ended["state"] == "completed"
+    (left,) = (await asker.ask("GET", "/checkpoints?plan=q"))[1]["checkpoints"]
+    assert left["id"] == dry["fates"][0]["checkpoint"]
+
+
+async def test_checkpoint_is_held_locked_and_released(asker: Asker) -> None:
+    await asker.finish(await asker.ask("POST", "/plans/p/protect"))
+    (checkpoint,) = (await asker.ask("GET", "/checkpoints"))[1]["checkpoints"]
+    path = f"/checkpoints/{checkpoint['id']}"
+    held = await asker.ask("PUT", f"{path}/protection", {"protected": True})
+    assert (held[0], held[1]["protected"]) == (200, True)
+    assert (await asker.ask("DELETE", path))[0] == 409
+    locked = (await asker.ask("PUT", f"{path}/protection", {"lockDays": 2}))[1]
+    assert (locked["protected"], bool(locked["lockedUntil"])) == (False, True)
+    again = (await asker.ask("PUT", f"{path}/protection", {"lockDays": 1}))[1]
+    assert again["lockedUntil"] == locked["lockedUntil"]
+
+
+async def test_bank_is_examined_swept_and_healed(asker: Asker, tmp_path: Path) -> None:
+    await asker.finish(await asker.ask("POST", "/plans/p/protect"))
+    bank = {"bank": str(tmp_path / "bank")}
+    for work, more in (
+        ("examine", {"signers": ["x"]}),
+        ("sweep", {}),
+        ("heal", {"from": bank["bank"]}),
+    ):
+        while (answer := await asker.ask("POST", f"/banks/{work}", bank | more))[0] == 409:
+            await asyncio.sleep(0.02)
+        assert (await asker.finish(answer))["state"] == "completed"
+
+
+async def test_schedules_are_added_and_removed(asker: Asker) -> None:
+    wanted = {"plan": "p", "operation": "verify", "cron": "0 3 * * *", "percent": 10}
+    status, added = await asker.ask("POST", "/schedules", wanted)
+    assert (status, added["parameters"]) == (201, {"percent": 10})
+    assert (await asker.ask("GET", "/schedules"))[1]["schedules"] == [added]
+    assert (await asker.ask("DELETE", f"/schedules/{added['id']}"))[0] == 200
+    assert (await asker.ask("DELETE", f"/schedules/{added['id']}"))[0] == 404
+
+
+async def test_same_key_gives_the_same_task(asker: Asker) -> None:
+    first = await asker.ask("POST", "/plans/p/protect", key="once")
+    await asker.finish(first)
+    again = await asker.ask("POST", "/plans/p/protect", key="once")
+    assert again == first
+    other = await asker.ask("POST", "/plans/p/protect", {"parameters": {"a": {}}}, key="once")
+    assert (other[0], other[1]["code"]) == (409, "idempotency-key-reused")
+    assert (await asker.ask("POST", "/plans/p/protect", key="a b"))[0] == 400
+    assert len((await asker.ask("GET", "/checkpoints"))[1]["checkpoints"]) == 1
+
+
+PLAN = {"name": "n", "bank": "/b", "resources": [{"type": "Holdfast::Directory", "id": "/"}]}
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status"),
     [
@@ -137,6 +215,26 @@ async def test_pages_go_on_where_the_one_before_ended(asker: Asker) -> None:
         ("POST", "/plans/p/protect", b"x" * 70_000, 413),
         ("POST", "/checkpoints/x/verify", {"depth": "deep"}, 400),
         ("POST", "/checkpoints/x/verify", {"percent": 0}, 400),
+        ("GET", "/plans/nobody", None, 404),
+        ("POST", "/plans", {}, 400),
+        ("POST", "/plans", PLAN | {"bank": "relative"}, 400),
+        ("POST", "/plans", PLAN | {"bank": "s3+https://key:secret@host/b"}, 400),
+        ("POST", "/plans", PLAN | {"bank": "s3+https://host/b?token=secret"}, 400),
+        ("POST", "/plans", PLAN | {"resources": []}, 400),
+        ("POST", "/plans", PLAN | {"resources": [{"id": "/"}]}, 400),
+        ("POST", "/plans", PLAN | {"resources": [{"type": "Holdfast::Directory", "id": "x"}]}, 400),
+        ("POST", "/plans", PLAN | {"retention": {"last": -1}}, 400),
+        ("POST", "/plans", PLAN | {"retention": {"odd": 1}}, 400),
+        ("POST", "/plans/nobody/retain", {}, 404),
+        ("POST", "/plans/p/retain", {"dryRun": 1}, 400),
+        ("POST", "/schedules", {"plan": "p", "cron": "never"}, 400),
+        ("POST", "/schedules", {"plan": "nobody", "cron": "0 3 * * *"}, 404),
+        ("POST", "/schedules", {"plan": "p", "cron": "0 3 * * *", "operation": "odd"}, 400),
+        ("PUT", "/checkpoints/x/protection", {"lockDays": -1}, 400),
+        ("POST", "/banks/examine", {"bank": "x"}, 400),
+        ("POST", "/banks/examine", {"bank": "/nowhere", "signers": "x"}, 400),
+        ("POST", "/banks/sweep", {"bank": "/nowhere", "graceSeconds": -1}, 400),
+        ("POST", "/banks/heal", {"bank": "/nowhere"}, 400),
     ],
 )
 async def test_mistakes_are_answered_as_mistakes(

@@ -9,6 +9,7 @@ from holdfast.checkpoints.manifest import resource_document
 from holdfast.checkpoints.model import Checkpoint, Plan
 
 if TYPE_CHECKING:
+    from holdfast.checkpoints.rules import Fate
     from holdfast.checkpoints.scheduling import Schedule
 
 
@@ -64,6 +65,16 @@ def plan_result(plan: Plan) -> dict[str, Any]:
         "resources": [resource_document(each) for each in plan.resources],
         "retention": asdict(plan.retention),
         "createdAt": time_text(plan.created_ns),
+    }
+
+
+def fate_result(fate: "Fate") -> dict[str, Any]:
+    """Return what retention decides of a checkpoint, and why."""
+    return {
+        "checkpoint": fate.checkpoint.id,
+        "createdAt": time_text(fate.checkpoint.created_ns),
+        "keep": fate.keep,
+        "reasons": list(fate.reasons),
     }
 
 

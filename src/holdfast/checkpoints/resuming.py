@@ -23,6 +23,7 @@ class AdoptedRunner:
     def __init__(self, others: TaskRunner, context: TaskContext) -> None:
         self.result: Mapping[str, object] | None = None
         """Of that task, once it is done."""
+        self._has_begun = False
         self._others = others
         self._context = context
 
@@ -33,15 +34,19 @@ class AdoptedRunner:
         request: Mapping[str, object],
         work: Work,
         *,
+        idempotency_key: str | None = None,
         listener: Listener,
     ) -> Task:
         """See TaskRunner."""
         task = self._context.task
-        if self.result is None:
+        if not self._has_begun:
+            self._has_begun = True
             assert (kind, subject) == (task.kind, task.subject)
             self.result = work(self._context)
             return task
-        return self._others.run(kind, subject, request, work, listener=listener)
+        return self._others.run(
+            kind, subject, request, work, idempotency_key=idempotency_key, listener=listener
+        )
 
     def settle(self) -> object:
         """See TaskRunner."""
@@ -72,6 +77,14 @@ def perform(facet: Checkpoints, task: Task, manner: Manner) -> None:
             )
         case "checkpoints.delete":
             facet.delete(request["checkpoint"], manner)
+        case "checkpoints.retain":
+            facet.retain_durably(request["plan"], manner)
+        case "checkpoints.examine":
+            facet.examine(request["bank"], manner, request["signers"])
+        case "checkpoints.sweep":
+            facet.sweep(request["bank"], manner, grace_s=request["graceS"])
+        case "checkpoints.heal":
+            facet.heal(request["bank"], request["from"], manner)
         case kind:
             raise UnsupportedError(
                 f"tasks of kind {kind} are not done by nodes",

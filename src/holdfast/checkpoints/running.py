@@ -39,6 +39,8 @@ class Manner:
     jobs: int
     rate_bytes_per_s: float | None = None
     listener: Listener = lambda _task: None
+    idempotency_key: str | None = None
+    """Of the one task that is asked for, not of those that follow on it."""
 
 
 class TaskRunner(Protocol):
@@ -51,6 +53,7 @@ class TaskRunner(Protocol):
         request: Mapping[str, object],
         work: Work,
         *,
+        idempotency_key: str | None = None,
         listener: Listener,
     ) -> Task:
         """Do the work, or have it done; return its task, which has ended if it was done here.

@@ -6,7 +6,7 @@ protect in which nothing changed takes about as long as its imports.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from holdfast.checkpoints.bank import BankIdentity, make_bank, read_identity
@@ -27,6 +27,7 @@ from holdfast.checkpoints.model import (
     uuid_text,
 )
 from holdfast.checkpoints.protecting import ProtectRun
+from holdfast.checkpoints.results import fate_result
 from holdfast.checkpoints.rules import (
     Fate,
     check_deletable,
@@ -55,6 +56,7 @@ from holdfast.tasks.model import Task, TaskState
 from holdfast.tasks.runner import TaskContext
 
 GRACE_S = 24 * 3600.0
+FATES_NAMED_MAX = 1000
 
 MeasurePromises = Callable[[Any], StorePromises]
 
@@ -264,6 +266,21 @@ class Checkpoints:
                 self.delete(fate.checkpoint.id, manner)
         return fates
 
+    def retain_durably(self, plan_name: str, manner: Manner) -> Task:
+        """As `retain` without a dry run, as one task of which each deletion is another."""
+        plan = self.catalogue.plan(plan_name)
+
+        def work(context: TaskContext) -> Mapping[str, object]:
+            context.enter("deleting")
+            quiet = Manner(jobs=manner.jobs)
+            fates = self.retain(plan.id, quiet, dry_run=False)
+            deleted = sum(not fate.keep for fate in fates)
+            named = [fate_result(fate) for fate in fates[:FATES_NAMED_MAX]]
+            return {"keptCount": len(fates) - deleted, "deletedCount": deleted, "fates": named}
+
+        subject = f"plan {plan.id} retention"
+        return self._run("checkpoints.retain", subject, {"plan": plan.id}, work, manner)
+
     def sweep(self, bank_url: str, manner: Manner, *, grace_s: float = GRACE_S) -> Task:
         """Delete chunks of a bank that no checkpoint needs."""
 
@@ -278,6 +295,7 @@ class Checkpoints:
         """Compare catalogue and bank, make the catalogue right, measure the store's promises."""
         own = fingerprint(self.around.load_key().public_key)
         trusted = frozenset({own, *signers})
+        request = {"signers": sorted(signers)}
 
         def work(open_bank: OpenBank, context: TaskContext) -> Mapping[str, object]:
             from holdfast.checkpoints.upkeep import examine_bank, recover_plans
@@ -289,7 +307,7 @@ class Checkpoints:
             recover_plans(self.around, open_bank, self._url_of(identity.id))
             return result | {"promises": promises._asdict()}
 
-        return self._run_on_bank("checkpoints.examine", bank_url, {}, work, manner)
+        return self._run_on_bank("checkpoints.examine", bank_url, request, work, manner)
 
     def heal(self, bank_url: str, other_url: str, manner: Manner) -> Task:
         """Store anew from another bank what is known to be bad, then verify what that touched."""
@@ -301,6 +319,7 @@ class Checkpoints:
                 return heal_bank(self.around, open_bank, other, context)
 
         task = self._run_on_bank("checkpoints.heal", bank_url, {"from": other_url}, work, manner)
+        manner = replace(manner, idempotency_key=None)
         for checkpoint_id in (task.result or {}).get("affected", []):  # type: ignore[attr-defined]
             self.verify([self.catalogue.checkpoint(checkpoint_id)], manner)
         return task
@@ -413,6 +432,7 @@ class Checkpoints:
     def _verify_again(self, bank_id: BankId, healed: object, manner: Manner) -> None:
         if not isinstance(healed, list) or not healed:
             return
+        manner = replace(manner, idempotency_key=None)
         affected: set[CheckpointId] = set()
         for chunk in healed:
             for checkpoint_id, _ in self.catalogue.chunks.sharers(bank_id, bytes.fromhex(chunk)):
@@ -456,7 +476,10 @@ class Checkpoints:
         work: Callable[[TaskContext], Mapping[str, object]],
         manner: Manner,
     ) -> Task:
-        return self.around.runner.run(kind, subject, request, work, listener=manner.listener)
+        key, listener = manner.idempotency_key, manner.listener
+        return self.around.runner.run(
+            kind, subject, request, work, idempotency_key=key, listener=listener
+        )
 
 
 def _refuse_unfit(promises: StorePromises, place: str) -> StorePromises:

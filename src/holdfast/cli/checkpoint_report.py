@@ -1,15 +1,12 @@
 """What the commands on checkpoints tell a person, and as JSON; from results and values."""
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from holdfast.cli import session
 from holdfast.cli.exits import Exit
 from holdfast.cli.output import format_bytes, format_count, print_json, printable
 from holdfast.tasks.model import Task
-
-if TYPE_CHECKING:
-    from holdfast.checkpoints.model import Plan
 
 
 def finish(
@@ -52,19 +49,52 @@ def restore_exit(result: "Mapping[str, Any]") -> Exit:
     return Exit.DAMAGED if result.get("reasons") else Exit.DONE
 
 
-def show_plans(plans: "list[Plan]", *, json: bool) -> None:
-    """Print plans."""
-    from holdfast.checkpoints.results import plan_result
-
+def show_plans(plans: "Iterable[Mapping[str, Any]]", *, json: bool) -> None:
+    """Print plans, as plan_result has them."""
     for each in plans:
         if json:
-            session.print_line(plan_result(each))
+            session.print_line(dict(each))
             continue
-        print(printable(f"plan      {each.name}  {each.id}"))
-        sealed = f", encrypted with key {each.key_id}" if each.key_id else ""
-        print(printable(f"bank      {each.bank_url}  {each.bank_id}{sealed}"))
-        for resource in each.resources:
-            print(printable(f"          {resource.key}"))
+        print(printable(f"plan      {each['name']}  {each['id']}"))
+        sealed = f", encrypted with key {each['keyId']}" if each["keyId"] else ""
+        print(printable(f"bank      {each['bank']}  {each['bankId']}{sealed}"))
+        for resource in each["resources"]:
+            print(printable(f"          {resource['type']}#{resource['id']}"))
+
+
+def show_fates(fates: "Iterable[Mapping[str, Any]]", *, dry_run: bool, json: bool) -> None:
+    """Print what retention decides, as fate_result has it."""
+    for each in fates:
+        if json:
+            session.print_line({**each, "dryRun": dry_run})
+            continue
+        word = "keep" if each["keep"] else "delete"
+        why = "; ".join(each["reasons"])
+        print(printable(f"{word:<7} {each['checkpoint']}  {each['createdAt']}  {why}"))
+
+
+def show_schedules(schedules: "Iterable[Mapping[str, Any]]", *, json: bool) -> None:
+    """Print schedules, as schedule_result has them."""
+    for told in schedules:
+        if json:
+            session.print_line(dict(told))
+            continue
+        line = f"{told['id']}  {told['plan']}  {told['operation']}  '{told['cron']}'"
+        line += f"  next {told['nextRunAt']}  last {told['lastRunAt'] or 'never'}"
+        print(printable(f"{line}  {told['lastResult']}"))
+
+
+def finish_doctor(task_id: str, told: "dict[str, Any]", *, json: bool) -> int:
+    """Print how a bank is and return the exit code."""
+    left = told["badCount"] - told.get("heal", {}).get("healedCount", 0)
+    is_bad = left > 0 or told["damagedManifests"] or told["onlyInCatalogue"]
+    code = Exit.DAMAGED if is_bad else Exit.DONE
+    if json:
+        print_json({"taskId": task_id, **told, "exit": int(code)})
+    else:
+        for line in doctor_lines(told):
+            print(printable(line))
+    return int(code)
 
 
 def checkpoint_line(told: "Mapping[str, Any]") -> str:

@@ -4,9 +4,6 @@ Thin: parse, call the service, tell. Exits with 3 where a verification found dam
 """
 
 import json as json_text
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,9 +11,10 @@ import typer
 
 from holdfast.cli import checkpoint_report as report
 from holdfast.cli import checkpoints_at_node as at_node
-from holdfast.cli import schedules, session
-from holdfast.cli.arguments import parse_budget, parse_jobs, parse_retention, parse_size
+from holdfast.cli import checkpoints_upkeep, schedules, session
+from holdfast.cli.arguments import parse_budget, parse_retention
 from holdfast.cli.at_node import Where
+from holdfast.cli.checkpoints_opened import Id, PlanName, bank_url_of, manner_of, open_facet
 from holdfast.cli.exits import Exit
 from holdfast.cli.options import Jobs, Json, Quiet, Rate, TokenFile
 from holdfast.cli.output import print_json, printable
@@ -25,8 +23,6 @@ from holdfast.server.local import LocalServices
 
 if TYPE_CHECKING:
     from holdfast.checkpoints.model import Resource
-    from holdfast.checkpoints.running import Manner
-    from holdfast.checkpoints.service import Checkpoints
 
 app = typer.Typer(
     help="Protect resources into banks, and prove, restore and keep what was protected.",
@@ -35,20 +31,11 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-PlanName = Annotated[str, typer.Argument(metavar="PLAN", help="Name or id of a plan.")]
-Id = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Id, or its beginning.")]
 ResourceKey = Annotated[
     str | None, typer.Option("--resource", metavar="TYPE#ID", help="Only this one.")
 ]
-BankUrl = Annotated[
-    str,
-    typer.Argument(
-        metavar="BANK",
-        help="Directory, s3+https://HOST/BUCKET/PREFIX or swift:CONTAINER/PREFIX.",
-    ),
-]
 DIRECTORY_TYPE = "Holdfast::Directory"
-_AT_NODES = ("protect", "list", "show", "verify", "restore")
+_NOT_AT_NODES = ("run-schedules",)
 
 
 @app.callback()
@@ -65,8 +52,8 @@ def _at_node(
 ) -> None:
     if not node:
         return
-    if context.invoked_subcommand not in _AT_NODES:
-        raise typer.BadParameter(f"a node does {', '.join(_AT_NODES)}; the rest, run on its host")
+    if context.invoked_subcommand in _NOT_AT_NODES:
+        raise typer.BadParameter("a node runs its schedules by itself")
     context.obj = Where(
         node=node, host="", token_file=token_file, ca=ca, certificate=None, key=None
     )
@@ -74,6 +61,7 @@ def _at_node(
 
 @app.command()
 def plan(
+    context: typer.Context,
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Of the plan.")] = None,
     *,
     bank: Annotated[
@@ -103,14 +91,23 @@ def plan(
     json: Json = False,
 ) -> None:
     """Make or change a plan; without a name, list all."""
+    rules = parse_retention(keep)
+    if context.obj is not None:
+        at_node.refuse({"--encrypt": encrypt or None, "--key-file": key_file})
+        wanted = [_resource(text, exclude or [], here=False) for text in resource or []]
+        if name is not None and bank is not None and wanted:
+            at_node.make_plan(context.obj, name, bank, wanted, rules, json=json)
+        at_node.show_plans(context.obj, name, json=json)
 
     def command(services: LocalServices) -> int:
-        facet = _open(services)
+        from holdfast.checkpoints.results import plan_result
+
+        facet = open_facet(services)
         if name is None:
-            report.show_plans(facet.catalogue.plans(), json=json)
+            report.show_plans(map(plan_result, facet.catalogue.plans()), json=json)
             return 0
         if bank is None or not resource:
-            report.show_plans([facet.catalogue.plan(name)], json=json)
+            report.show_plans([plan_result(facet.catalogue.plan(name))], json=json)
             return 0
         from holdfast.server.checkpoints import (
             make_bank_directory,
@@ -121,11 +118,11 @@ def plan(
         secret = read_bank_key(key_file) if key_file else None
         keys = services.state / "keys"
         key_id = make_bank_key(keys, secret) if encrypt or secret else ""
-        url = _bank_url(bank)
+        url = bank_url_of(bank)
         make_bank_directory(url)
         resources = [_resource(text, exclude or []) for text in resource]
-        made = facet.make_plan(name, url, resources, retention=parse_retention(keep), key_id=key_id)
-        report.show_plans([made], json=json)
+        made = facet.make_plan(name, url, resources, retention=rules, key_id=key_id)
+        report.show_plans([plan_result(made)], json=json)
         if made.key_id and not json:
             print(f"key       {keys / 'banks' / made.key_id}.key: keep a copy elsewhere; without")
             print("          it nothing in this bank can ever be read")
@@ -150,8 +147,8 @@ def protect(
         at_node.protect(context.obj, name, others, json=json, quiet=quiet)
 
     def command(services: LocalServices) -> int:
-        facet = _open(services)
-        with _manner(services, bwlimit, jobs, json=json, quiet=quiet) as manner:
+        facet = open_facet(services)
+        with manner_of(services, bwlimit, jobs, json=json, quiet=quiet) as manner:
             task = facet.protect(name, manner)
         code = report.protect_exit(task.result or {})
         return report.finish(task, code, report.protect_lines, json=json)
@@ -184,7 +181,7 @@ def list_checkpoints(
         stale_ns = None
         if stale_days is not None:
             stale_ns = services.clock.now_ns() - stale_days * 86_400 * 10**9
-        found = _open(services).list(
+        found = open_facet(services).list(
             plan_name=name,
             verdict=Verdict(verdict) if verdict else None,
             verified_before_ns=stale_ns,
@@ -209,7 +206,7 @@ def show(context: typer.Context, checkpoint: Id, *, json: Json = False) -> None:
         from holdfast.checkpoints.manifest import encode_body
         from holdfast.checkpoints.results import checkpoint_result
 
-        found, body = _open(services).show(checkpoint)
+        found, body = open_facet(services).show(checkpoint)
         told: dict[str, Any] = checkpoint_result(found)
         if body is not None:
             told["body"] = json_text.loads(encode_body(body))
@@ -261,7 +258,7 @@ def verify(
     def command(services: LocalServices) -> int:
         from holdfast.checkpoints.model import CheckpointState, Depth
 
-        facet = _open(services)
+        facet = open_facet(services)
         if checkpoint is not None:
             scope = [facet.get(checkpoint)]
         else:
@@ -271,7 +268,7 @@ def verify(
             raise InvalidRequestError(
                 f"{depth!r} is no depth", code="bad-depth", advice="say presence, digest or restore"
             )
-        with _manner(services, bwlimit, jobs, json=json, quiet=quiet) as manner:
+        with manner_of(services, bwlimit, jobs, json=json, quiet=quiet) as manner:
             task = facet.verify(
                 scope,
                 manner,
@@ -320,8 +317,8 @@ def restore(
         at_node.restore(context.obj, checkpoint, request, json=json, quiet=quiet)
 
     def command(services: LocalServices) -> int:
-        facet = _open(services)
-        with _manner(services, None, jobs, json=json, quiet=quiet) as manner:
+        facet = open_facet(services)
+        with manner_of(services, None, jobs, json=json, quiet=quiet) as manner:
             task = facet.restore(
                 checkpoint,
                 manner,
@@ -336,163 +333,31 @@ def restore(
 
 
 @app.command()
-def delete(checkpoint: Id, *, json: Json = False) -> None:
+def delete(context: typer.Context, checkpoint: Id, *, json: Json = False) -> None:
     """Delete a checkpoint; what only it needed is taken by the next sweep."""
+    if context.obj is not None:
+        at_node.delete(context.obj, checkpoint, json=json)
 
     def command(services: LocalServices) -> int:
-        with _manner(services, None, None, json=json, quiet=True) as manner:
-            task = _open(services).delete(checkpoint, manner)
+        with manner_of(services, None, None, json=json, quiet=True) as manner:
+            task = open_facet(services).delete(checkpoint, manner)
         return report.finish(task, Exit.DONE, report.delete_lines, json=json)
 
     session.run(command, json=json)
 
 
-@app.command()
-def hold(
-    checkpoint: Id,
-    *,
-    release: Annotated[bool, typer.Option("--release", help="Let it be deleted again.")] = False,
-    days: Annotated[int, typer.Option(help="Lock it for so many days; never shortened.")] = 0,
-    json: Json = False,
-) -> None:
-    """Protect a checkpoint from deletion until it is released, or for some days."""
-
-    def command(services: LocalServices) -> int:
-        from holdfast.checkpoints.results import checkpoint_result
-
-        until_ns = services.clock.now_ns() + days * 86_400 * 10**9 if days else 0
-        held = _open(services).set_protection(
-            checkpoint, is_protected=not release and not days, locked_until_ns=until_ns
-        )
-        if json:
-            print_json(checkpoint_result(held))
-        else:
-            print(printable(report.checkpoint_line(checkpoint_result(held))))
-        return 0
-
-    session.run(command, json=json)
-
-
-@app.command()
-def retain(
-    name: PlanName,
-    *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what and why.")] = False,
-    json: Json = False,
-) -> None:
-    """Keep what the plan's rules ask for and delete the rest, never the last that is good."""
-
-    def command(services: LocalServices) -> int:
-        from holdfast.checkpoints.results import time_text
-
-        with _manner(services, None, None, json=json, quiet=True) as manner:
-            fates = _open(services).retain(name, manner, dry_run=dry_run)
-        for fate in fates:
-            word = "keep" if fate.keep else "delete"
-            if json:
-                session.print_line(
-                    {
-                        "checkpoint": fate.checkpoint.id,
-                        "keep": fate.keep,
-                        "reasons": list(fate.reasons),
-                        "dryRun": dry_run,
-                    }
-                )
-            else:
-                at = time_text(fate.checkpoint.created_ns)
-                print(f"{word:<7} {fate.checkpoint.id}  {at}  {'; '.join(fate.reasons)}")
-        return 0
-
-    session.run(command, json=json)
-
-
-@app.command()
-def doctor(
-    bank: BankUrl,
-    *,
-    heal_from: Annotated[
-        str | None, typer.Option(metavar="BANK", help="Store anew from there what is bad here.")
-    ] = None,
-    sweep: Annotated[
-        bool, typer.Option("--sweep", help="Delete chunks that no checkpoint needs.")
-    ] = False,
-    grace: Annotated[
-        float, typer.Option(metavar="HOURS", help="Younger chunks are left alone.")
-    ] = 24.0,
-    signer: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FINGERPRINT", help="Another key of yours that signed manifests."),
-    ] = None,
-    key_file: Annotated[Path | None, typer.Option(help="Key of an encrypted bank.")] = None,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Compare catalogue and bank and make the catalogue right, also from nothing."""
-
-    def command(services: LocalServices) -> int:
-        from holdfast.server.checkpoints import make_bank_key, read_bank_key
-
-        if key_file is not None:
-            make_bank_key(services.state / "keys", read_bank_key(key_file))
-        facet, url = _open(services), _bank_url(bank)
-        with _manner(services, None, None, json=json, quiet=quiet) as manner:
-            task = facet.examine(url, manner, signer or [])
-            told: dict[str, Any] = dict(task.result or {})
-            healed = 0
-            if heal_from is not None:
-                told["heal"] = dict(facet.heal(url, _bank_url(heal_from), manner).result or {})
-                healed = told["heal"]["healedCount"]
-            if sweep:
-                told["sweep"] = facet.sweep(url, manner, grace_s=grace * 3600).result
-        left = told["badCount"] - healed
-        is_bad = left > 0 or told["damagedManifests"] or told["onlyInCatalogue"]
-        code = Exit.DAMAGED if is_bad else Exit.DONE
-        if json:
-            print_json({"taskId": task.id, **told, "exit": int(code)})
-        else:
-            for line in report.doctor_lines(told):
-                print(printable(line))
-        return int(code)
-
-    session.run(command, json=json)
-
-
-def _open(services: LocalServices) -> "Checkpoints":
-    # Only here: other commands do not pay for loading it.
-    from holdfast.server.checkpoints import open_checkpoints
-
-    return open_checkpoints(services)
-
-
-@contextmanager
-def _manner(
-    services: LocalServices, bwlimit: str | None, jobs: int | None, *, json: bool, quiet: bool
-) -> "Iterator[Manner]":
-    from holdfast.checkpoints.running import Manner
-
-    with session.progress(services, json=json, quiet=quiet) as listener:
-        yield Manner(
-            jobs=parse_jobs(jobs, waits_for_disk=False),
-            rate_bytes_per_s=parse_size(bwlimit, what="rate") if bwlimit else None,
-            listener=listener,
-        )
-
-
-def _bank_url(text: str) -> str:
-    if re.match(r"[a-z0-9+]+:", text):
-        return text.rstrip("/")
-    return str(Path(text).absolute())
-
-
-def _resource(text: str, exclude: list[str]) -> "Resource":
+def _resource(text: str, exclude: list[str], *, here: bool = True) -> "Resource":
     from holdfast.checkpoints.model import Resource
 
     kind, mark, name = text.partition("#")
     if not mark or "::" not in kind:
-        kind, name = DIRECTORY_TYPE, str(Path(text).absolute())
+        kind, name = DIRECTORY_TYPE, str(Path(text).absolute()) if here else text
     parameters = {"exclude": exclude} if exclude and kind == DIRECTORY_TYPE else {}
     return Resource(type=kind, id=name, parameters=parameters)
 
 
+app.command()(checkpoints_upkeep.hold)
+app.command()(checkpoints_upkeep.retain)
+app.command()(checkpoints_upkeep.doctor)
 app.command()(schedules.schedule)
 app.command("run-schedules")(schedules.run_schedules)

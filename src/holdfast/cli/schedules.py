@@ -1,17 +1,19 @@
 """The commands on schedules of checkpoints; thin."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from holdfast.cli import checkpoint_report as report
+from holdfast.cli import checkpoints_at_node as at_node
 from holdfast.cli import session
 from holdfast.cli.options import Json, Quiet
-from holdfast.cli.output import printable
 from holdfast.errors import InvalidRequestError
 from holdfast.server.local import LocalServices
 
 
 def schedule(
+    context: typer.Context,
     name: Annotated[str | None, typer.Argument(metavar="[PLAN]", help="Name or id.")] = None,
     *,
     cron: Annotated[
@@ -30,8 +32,16 @@ def schedule(
     json: Json = False,
 ) -> None:
     """Add a schedule of a plan; without --cron, list all with their last and next run."""
+    told = {"depth": depth, "percent": percent}
+    given = {key: value for key, value in told.items() if value is not None}
+    if context.obj is not None:
+        wanted = None
+        if name is not None and cron is not None and remove is None:
+            wanted = {"plan": name, "cron": cron, "operation": operation, **given}
+        at_node.schedule(context.obj, wanted, remove, json=json)
 
     def command(services: LocalServices) -> int:
+        from holdfast.checkpoints.results import schedule_result
         from holdfast.checkpoints.scheduling import ScheduledOperation, Scheduler
         from holdfast.server.checkpoints import open_checkpoints
 
@@ -46,11 +56,10 @@ def schedule(
                     code="bad-operation",
                     advice=f"say {', '.join(ScheduledOperation)}",
                 )
-            given = {"depth": depth, "percent": percent}
-            parameters = {key: value for key, value in given.items() if value is not None}
-            scheduler.add(name, ScheduledOperation(operation), cron, parameters)
+            scheduler.add(name, ScheduledOperation(operation), cron, given)
         names = {str(plan.id): plan.name for plan in facet.catalogue.plans()}
-        _show(scheduler.schedules(), names, json=json)
+        found = scheduler.schedules()
+        report.show_schedules([schedule_result(each, names) for each in found], json=json)
         return 0
 
     session.run(command, json=json)
@@ -67,6 +76,7 @@ def run_schedules(
     """Run what is due; by a timer of the system, or for ever with --watch."""
 
     def command(services: LocalServices) -> int:
+        from holdfast.checkpoints.results import schedule_result
         from holdfast.checkpoints.running import Manner
         from holdfast.checkpoints.scheduling import Scheduler
         from holdfast.cli.arguments import parse_jobs
@@ -80,20 +90,7 @@ def run_schedules(
                 scheduler.watch(manner)
             ran = scheduler.run_due(manner)
         names = {str(plan.id): plan.name for plan in facet.catalogue.plans()}
-        _show(ran, names, json=json)
+        report.show_schedules([schedule_result(each, names) for each in ran], json=json)
         return 13 if any(each.last_result not in ("success", "partial") for each in ran) else 0
 
     session.run(command, json=json)
-
-
-def _show(schedules: list[Any], names: dict[str, str], *, json: bool) -> None:
-    from holdfast.checkpoints.results import schedule_result
-
-    for each in schedules:
-        told = schedule_result(each, names)
-        if json:
-            session.print_line(told)
-            continue
-        line = f"{told['id']}  {told['plan']}  {told['operation']}  '{told['cron']}'"
-        line += f"  next {told['nextRunAt']}  last {told['lastRunAt'] or 'never'}"
-        print(printable(f"{line}  {told['lastResult']}"))

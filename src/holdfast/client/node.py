@@ -23,6 +23,8 @@ from holdfast.client.node_connection import (
 
 _CHECKPOINTS: Final = "/api/v1/checkpoints"
 _LIVE_MIGRATION: Final = "/api/v1/live-migration"
+_PLANS: Final = "/api/v1/plans"
+_SCHEDULES: Final = "/api/v1/schedules"
 _COPIES: Final = f"{_LIVE_MIGRATION}/data-copy-tasks"
 _VERIFICATIONS: Final = f"{_LIVE_MIGRATION}/files-verification-tasks"
 
@@ -59,6 +61,8 @@ class NodeClient:
         """Data copies."""
         self.verifications = NodeMigrations(self._connection, _VERIFICATIONS)
         self.checkpoints = NodeCheckpoints(self._connection)
+        self.plans = NodePlans(self._connection)
+        """With their schedules, and banks."""
         self.tasks = NodeTasks(self._connection)
         """All of these and repairs, also those of other instances of the node."""
 
@@ -137,7 +141,7 @@ class NodeMigrations:
 
 
 class NodeCheckpoints:
-    """The checkpoints of a node; what starts work must not be repeated, and is not."""
+    """The checkpoints of a node."""
 
     def __init__(self, connection: NodeConnection) -> None:
         self._connection = connection
@@ -153,24 +157,84 @@ class NodeCheckpoints:
         """Return one, with what its manifest says."""
         return await self._connection.ask("GET", f"{_CHECKPOINTS}/{quote(checkpoint_id, safe='')}")
 
-    async def protect(self, plan: str) -> StartedTask:
-        """Start to protect a plan."""
-        route = f"/api/v1/plans/{quote(plan, safe='')}/protect"
-        return _started(await self._connection.ask("POST", route, body={}))
-
-    async def verify(self, checkpoint_id: str, request: Mapping[str, object]) -> StartedTask:
-        """Start to verify one."""
-        return await self._start(checkpoint_id, "verify", request)
-
-    async def restore(self, checkpoint_id: str, request: Mapping[str, object]) -> StartedTask:
-        """Start to restore one, on the node's host."""
-        return await self._start(checkpoint_id, "restore", request)
-
-    async def _start(
-        self, checkpoint_id: str, work: str, request: Mapping[str, object]
+    async def verify(
+        self, checkpoint_id: str, request: Mapping[str, object], idempotency_key: str
     ) -> StartedTask:
-        route = f"{_CHECKPOINTS}/{quote(checkpoint_id, safe='')}/{work}"
-        return _started(await self._connection.ask("POST", route, body=request))
+        """Start to verify one."""
+        route = f"{_CHECKPOINTS}/{quote(checkpoint_id, safe='')}/verify"
+        return await _start(self._connection, route, request, idempotency_key)
+
+    async def restore(
+        self, checkpoint_id: str, request: Mapping[str, object], idempotency_key: str
+    ) -> StartedTask:
+        """Start to restore one, on the node's host."""
+        route = f"{_CHECKPOINTS}/{quote(checkpoint_id, safe='')}/restore"
+        return await _start(self._connection, route, request, idempotency_key)
+
+    async def delete(self, checkpoint_id: str, idempotency_key: str) -> StartedTask:
+        """Start to delete one."""
+        route = f"{_CHECKPOINTS}/{quote(checkpoint_id, safe='')}"
+        return _started(
+            await self._connection.ask("DELETE", route, idempotency_key=idempotency_key)
+        )
+
+    async def hold(self, checkpoint_id: str, request: Mapping[str, object]) -> Json:
+        """Hold, lock or release one; return it."""
+        route = f"{_CHECKPOINTS}/{quote(checkpoint_id, safe='')}/protection"
+        return await self._connection.ask("PUT", route, body=request)
+
+
+class NodePlans:
+    """The plans of a node, their schedules, and the banks that it can open."""
+
+    def __init__(self, connection: NodeConnection) -> None:
+        self._connection = connection
+
+    async def all(self) -> tuple[Json, ...]:
+        """Return every plan."""
+        return _page(await self._connection.ask("GET", _PLANS), "plans").items
+
+    async def show(self, plan: str) -> Json:
+        """Return one, by name or id."""
+        return await self._connection.ask("GET", f"{_PLANS}/{quote(plan, safe='')}")
+
+    async def make(self, request: Mapping[str, object]) -> Json:
+        """Make one, or change it; return it."""
+        return await self._connection.ask("POST", _PLANS, body=request)
+
+    async def protect(self, plan: str, idempotency_key: str) -> StartedTask:
+        """Start to protect one."""
+        route = f"{_PLANS}/{quote(plan, safe='')}/protect"
+        return await _start(self._connection, route, {}, idempotency_key)
+
+    async def retain(self, plan: str, idempotency_key: str) -> StartedTask:
+        """Start to delete what its rules do not keep."""
+        route = f"{_PLANS}/{quote(plan, safe='')}/retain"
+        return await _start(self._connection, route, {}, idempotency_key)
+
+    async def fates(self, plan: str) -> tuple[Json, ...]:
+        """Return what its rules would keep and delete, and why."""
+        route = f"{_PLANS}/{quote(plan, safe='')}/retain"
+        told = await self._connection.ask("POST", route, body={"dryRun": True})
+        return _page(told, "fates").items
+
+    async def schedules(self) -> tuple[Json, ...]:
+        """Return every schedule."""
+        return _page(await self._connection.ask("GET", _SCHEDULES), "schedules").items
+
+    async def add_schedule(self, request: Mapping[str, object]) -> Json:
+        """Add a schedule; return it."""
+        return await self._connection.ask("POST", _SCHEDULES, body=request)
+
+    async def remove_schedule(self, schedule_id: str) -> None:
+        """Remove one."""
+        await self._connection.ask("DELETE", f"{_SCHEDULES}/{quote(schedule_id, safe='')}")
+
+    async def start_upkeep(
+        self, work: str, request: Mapping[str, object], idempotency_key: str
+    ) -> StartedTask:
+        """Start to examine, sweep or heal a bank."""
+        return await _start(self._connection, f"/api/v1/banks/{work}", request, idempotency_key)
 
 
 class NodeTasks:
@@ -202,6 +266,14 @@ class NodeTasks:
     def follow(self, task_id: str, after: int = 0) -> AsyncIterator[NodeEvent]:
         """Yield its events after a sequence, and its progress, until it has ended."""
         return self._connection.follow(task_id, after)
+
+
+async def _start(
+    connection: NodeConnection, route: str, request: Mapping[str, object], idempotency_key: str
+) -> StartedTask:
+    return _started(
+        await connection.ask("POST", route, body=request, idempotency_key=idempotency_key)
+    )
 
 
 def _started(told: Json) -> StartedTask:

@@ -6,6 +6,7 @@ only looked at is read in threads.
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from holdfast.checkpoints.http import checkpoint_routes
@@ -17,7 +18,7 @@ from holdfast.files.http.mounting import Mounted, MountedRoute
 from holdfast.files.http.problems import problem_response
 from holdfast.model.access import ALL_PERMISSIONS, Permission
 from holdfast.model.limits import JOBS_MAX
-from holdfast.server.checkpoints import open_checkpoints
+from holdfast.server.checkpoints import make_bank_directory, open_checkpoints
 from holdfast.server.local import LocalServices
 from holdfast.server.node_settings import NodeSettings
 from holdfast.server.node_tasks import TaskProcesses
@@ -43,7 +44,7 @@ class NodeCheckpoints:
                 MountedRoute(
                     route=route, permissions=_permissions(route.methods or set(), route.path)
                 )
-                for route in checkpoint_routes(self._facet, problem_response)
+                for route in checkpoint_routes(self._facet, problem_response, make_bank_directory)
             ),
             descriptions=(checkpoints_description(),),
         )
@@ -85,13 +86,15 @@ class _HandingRunner:
         request: Mapping[str, object],
         work: Work,  # noqa: ARG002
         *,
+        idempotency_key: str | None = None,
         listener: Listener,
     ) -> Task:
         """See TaskRunner; returns once the process is there. Not in the loop's thread."""
         marked = {**request, "askedOf": "node"}
-        task = self._tasks.start(kind, subject, marked, idempotency_key=None)
+        task = self._tasks.start(kind, subject, marked, idempotency_key=idempotency_key)
         listener(task)
-        return task
+        # What follows on its result is done by its process, also where a key names an ended task.
+        return replace(task, result=None)
 
 
 def _permissions(methods: set[str], path: str) -> frozenset[Permission]:

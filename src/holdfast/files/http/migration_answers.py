@@ -207,7 +207,7 @@ class MigrationAnswers:
         if call.accepts(NDJSON):
             permit = self._streams.take(call.address)
             limit = page_limit(call.query) if "limit" in call.query else None
-            lines = _result_lines(self._services, instance, task, outcome, cursor, limit)
+            lines = _result_lines(self._services, instance, task, outcome, cursor, limit=limit)
             permit.answering = answer = PiecewiseResponse(
                 lines,
                 None,
@@ -234,6 +234,7 @@ def _result_lines(
     task: Task,
     outcome: str | None,
     cursor: str | None,
+    *,
     limit: int | None,
 ) -> Generator[bytes, None, None]:
     """Yield results from a cursor on as JSON lines, a page at a time; last, the sum of them.
