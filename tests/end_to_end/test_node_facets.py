@@ -77,6 +77,7 @@ def test_node_serves_volumes_and_checkpoints(node: NodeProcess, tmp_path: Path) 
         assert run("nbdinfo", "--size", uri) == f"{8 * MIB}\n"
     check_access(node)
     checkpoint = protect_verify_restore(node, tmp_path)
+    keep_well(node, tmp_path, checkpoint)
     told = node.ask("GET", "/metrics").body.decode()
     assert 'holdfast_volume_size_bytes{volume="db"}' in told
     assert 'holdfast_checkpoints{plan="p",state="available",verdict="success"} 1.0' in told
@@ -97,7 +98,8 @@ def test_node_serves_volumes_and_checkpoints(node: NodeProcess, tmp_path: Path) 
     again = node.ask("GET", VOLUME).json["serving"]
     assert run("nbdinfo", "--size", again["listening"][0]) == f"{8 * MIB}\n"
     tasks = node.ask("GET", "/api/v1/tasks").json["tasks"]
-    kinds = ["files.copy", "restore", "verify", "protect"]
+    kinds = ["delete", "retain", "sweep", "examine", "protect", "protect"]
+    kinds += ["files.copy", "restore", "verify", "protect"]
     assert [task["kind"].removeprefix("checkpoints.") for task in tasks] == kinds
     assert node.ask("GET", f"/api/v1/checkpoints/{checkpoint}").json["state"] == "available"
 
@@ -148,6 +150,15 @@ def check_access(node: NodeProcess) -> None:
         ("viewer", "GET", "/api/v1/plans", 200),
         ("viewer", "POST", f"{VOLUME}/scrub", 403),
         ("viewer", "POST", "/api/v1/plans/p/protect", 403),
+        ("viewer", "POST", "/api/v1/plans", 403),
+        ("viewer", "DELETE", "/api/v1/checkpoints/x", 403),
+        ("viewer", "DELETE", "/api/v1/schedules/x", 403),
+        ("prover", "PUT", "/api/v1/checkpoints/x/protection", 403),
+        ("prover", "POST", "/api/v1/plans/p/retain", 403),
+        ("prover", "POST", "/api/v1/schedules", 403),
+        ("prover", "POST", "/api/v1/banks/examine", 403),
+        ("prover", "POST", "/api/v1/banks/sweep", 403),
+        ("prover", "POST", "/api/v1/banks/heal", 403),
         ("prover", "POST", "/api/v1/plans/p/protect", 403),
         ("prover", "POST", f"{VOLUME}/scrub", 202),
         ("prover", "DELETE", VOLUME, 403),
@@ -170,14 +181,47 @@ def protect_verify_restore(node: NodeProcess, tmp_path: Path) -> str:
     assert (verified.exit, verified.json["verdict"]) == (0, "success"), verified
     assert checkpoint["id"] in command(node, "list", "p").stdout
     assert command(node, "verify", checkpoint["id"], "--budget", "1M").exit == 2
-    assert command(node, "plan").exit == 2
+    assert command(node, "run-schedules").exit == 2
     target = {DIRECTORY: {"target": str(tmp_path / "out")}}
     finish(node, f"{path}/restore", {"parameters": target})
     assert read_tree(tmp_path / "out") == read_tree(tmp_path / "tree")
     return str(checkpoint["id"])
 
 
-def command(node: NodeProcess, *arguments: str) -> Completed:
+def keep_well(node: NodeProcess, tmp_path: Path, held: str) -> None:
+    """Make a plan over the node, protect it twice, and keep only its newest checkpoint."""
+    bank, tree = tmp_path / "bank", tmp_path / "tree"
+    assert command(node, "plan", "q", "--bank", "bank", "--resource", tree).exit == 2
+    encrypted = command(node, "plan", "q", "--bank", bank, "--resource", tree, "--encrypt")
+    assert encrypted.exit == 2
+    made = command(
+        node, "plan", "q", "--bank", bank, "--resource", tree, "--keep", "last=1", "--json"
+    )
+    assert made.exit == 0, made
+    assert made.json["retention"]["last"] == 1
+    assert len(command(node, "plan", "--json").stdout.splitlines()) == 2
+    for _ in range(2):
+        finish(node, "/api/v1/plans/q/protect", {})
+    assert command(node, "hold", held, "--json").json["protected"] is True
+    assert command(node, "delete", held).exit == 13
+    checked = command(node, "doctor", bank, "--sweep", "--json")
+    assert (checked.exit, checked.json["checkpoints"], checked.json["sweep"]["deleted"]) == (
+        0,
+        3,
+        0,
+    )
+    planned = command(node, "retain", "q", "--dry-run").stdout
+    assert [line.split()[0] for line in planned.splitlines()] == ["keep", "delete"]
+    assert command(node, "retain", "q").stdout == planned
+    assert len(node.ask("GET", "/api/v1/checkpoints?plan=q").json["checkpoints"]) == 1
+    scheduled = command(node, "schedule", "q", "--cron", "0 0 1 1 *", "--operation", "verify")
+    schedule = next(line for line in scheduled.stdout.splitlines() if "  q  verify" in line)
+    assert scheduled.exit == 0
+    left = command(node, "schedule", "--remove", schedule.split()[0])
+    assert "  q  verify" not in left.stdout
+
+
+def command(node: NodeProcess, *arguments: str | Path) -> Completed:
     """Run a command on the checkpoints of the node, elsewhere."""
     holdfast = Holdfast(
         state=node.directory / "elsewhere", environment={"HOLDFAST_TOKEN": node.token}
