@@ -7,6 +7,7 @@ Invariants:
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from holdfast.checkpoints.model import Budget, Depth
@@ -43,7 +44,7 @@ class AdoptedRunner:
             self._has_begun = True
             assert (kind, subject) == (task.kind, task.subject)
             self.result = work(self._context)
-            return task
+            return replace(task, result=self.result)
         return self._others.run(
             kind, subject, request, work, idempotency_key=idempotency_key, listener=listener
         )
