@@ -317,6 +317,7 @@ def test_a_body_without_end_is_cut_at_its_size(bench: Bench) -> None:
     assert arrived == GOOD | {b"bad/small": SMALL.content}
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize(("node", "hook"), LIES.values(), ids=list(LIES))
 def test_lies_about_a_file(bench: Bench, node: Node, hook: Hook) -> None:
     """The file never has its name unless it is what was listed; the rest arrives, or all is said
@@ -365,10 +366,9 @@ def test_symlinks_swapped_in_while_it_runs(bench: Bench, side: str) -> None:
                     write(tree / "d1" / "f0004", pattern(200 + number, number))
                 with contextlib.suppress(HoldfastError):
                     migration.copy(replace(COPY, max_iterations=1))
-                contents = {
-                    entry.content for entry in read_tree(migration.target() / "d0").values()
-                }
-                assert secret not in contents
+                if side == "source":
+                    arrived = read_tree(migration.target()).values()
+                    assert secret not in {entry.content for entry in arrived}
         bench.check_canary()
     finally:
         server.stop()
