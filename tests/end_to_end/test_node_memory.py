@@ -15,6 +15,7 @@ from tests.support.node_process import VERIFICATIONS, NodePair, running_pair
 
 SMALL, LARGE = 60_000, 180_000
 FILES_OF_DIRECTORY = 1000
+WITHIN_S = 400
 BYTES_AN_ENTRY_MAX = 200
 """What more an entry may seem to cost; a path and what is known of it would cost more."""
 
@@ -35,7 +36,7 @@ def peak_bytes(place: Path, entries: int) -> list[int]:
         assert pair.source.process is not None
         assert pair.target.process is not None
         with MemorySampler([pair.source.process.pid, pair.target.process.pid]) as sampler:
-            copied = pair.target.wait_until_ended(pair.target.start_copy())
+            copied = pair.target.wait_until_ended(pair.target.start_copy(), WITHIN_S)
             verified = verify(pair)
         assert copied["state"] == "completed"
         assert verified["detail"]["filesMatched"] == entries - entries // FILES_OF_DIRECTORY
@@ -46,7 +47,7 @@ def verify(pair: NodePair) -> dict[str, dict[str, object]]:
     request = {"maxConcurrency": 2, "digestAlgorithm": "XXHash32", "cache": "keep"}
     started = pair.target.ask("POST", VERIFICATIONS, request)
     assert started.status == 202, started
-    return pair.target.wait_until_ended(started.json["taskId"])
+    return pair.target.wait_until_ended(started.json["taskId"], WITHIN_S)
 
 
 @pytest.mark.slow
