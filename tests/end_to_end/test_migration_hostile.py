@@ -26,6 +26,7 @@ from tests.support.hostile_stream import (
     DATA,
     DIRECTORY,
     EXTENTS,
+    FAILURE,
     FINISH,
     FINISHED,
     LIST,
@@ -292,6 +293,11 @@ def bundled(sent: bytes, said_bytes: int, digest: bytes = b"") -> Hook:
     return answer
 
 
+def failing(kind: str, code: str) -> Hook:
+    """Answer with an error."""
+    return lambda _kind, number, _fields: [frame(FAILURE, number, [kind, code, "no", "", 0.0])]
+
+
 LIES: dict[str, tuple[Node, Hook]] = {
     "short body": (LARGE, lying_file(READ, short_body)),
     "frames of nothing": (LARGE, lying_file(READ, empty_frames)),
@@ -301,6 +307,9 @@ LIES: dict[str, tuple[Node, Hook]] = {
     "huge size once open": (LARGE, lying_file(OPEN, smaller_open)),
     "less than its size": (replace(LARGE, size_bytes=10 * MIB), lying_file(0, short_body)),
     "data beyond its end": (replace(LARGE, is_sparse=True), lying_file(EXTENTS, huge_ranges)),
+    "unreadable block": (LARGE, lying_file(READ, failing("storage-failed", "read-failed"))),
+    "forbidden": (LARGE, lying_file(OPEN, failing("denied", "forbidden"))),
+    "disk full, it says": (LARGE, lying_file(OPEN, failing("capacity", "disk-full"))),
     "wrong digest in a bundle": (SMALL, lying_file(BUNDLE, bundled(b"evil", 4, bytes(32)))),
     "longer in a bundle": (SMALL, lying_file(BUNDLE, bundled(b"evil and more", 13))),
 }
