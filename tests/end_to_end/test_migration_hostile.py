@@ -187,6 +187,7 @@ def test_a_symlink_to_the_outside_is_copied_and_never_followed(bench: Bench) -> 
     assert bench.arrived() == GOOD | {b"bad/way/d0/f0000": b"evil"}
 
 
+@pytest.mark.slow
 def test_a_cycle_of_directories_ends(bench: Bench) -> None:
     """Every directory holds itself: the walk ends at the depth that paths can have."""
 
