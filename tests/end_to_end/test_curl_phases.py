@@ -86,36 +86,7 @@ def test_six_phases_by_curl(pair: NodePair) -> None:
     put(source, "ks/a b%.db", b"x" * 1000)
     put(source, "empty", b"")
 
-    # Before: the list, one file, a part of it, its digests.
-    _, _, listed = curl(source, "GET", f"{BASE}/files")
-    directory_ms = (source.data / "ks").stat().st_mtime_ns // 1_000_000
-    entries = {
-        f'{{"fileUrl":"{BASE}/files/data/0/ks","size":-1,"fileType":"DIRECTORY",'
-        f'"lastModifiedTime":{directory_ms}}}',
-        f'{{"fileUrl":"{BASE}/files/data/0/ks/a%20b%25.db","size":1000,"fileType":"FILE",'
-        f'"lastModifiedTime":{MTIME_MS}}}',
-        f'{{"fileUrl":"{BASE}/files/data/0/empty","size":0,"fileType":"FILE",'
-        f'"lastModifiedTime":{MTIME_MS}}}',
-    }
-    assert set(re.findall(r'\{"fileUrl"[^}]*\}', listed)) == entries
-    assert re.fullmatch(r'\{"files":\[.*\],"totalSize":1000\}', listed)
-    url = f"{BASE}/files/data/0/ks/a%20b%25.db"
-    assert curl(source, "GET", url) == (200, "application/octet-stream", "x" * 1000)
-    part = curl(source, "GET", url, "-H", "Range: bytes=-3")
-    assert part == (206, "application/octet-stream", "xxx")
-    assert curl(source, "GET", f"{BASE}/files/data/0/empty") == (
-        200,
-        "application/octet-stream",
-        "",
-    )
-    assert curl(source, "GET", f"{BASE}/files/data/0/empty?digestAlgorithm=md5") == good(
-        '{"digest":"1B2M2Y8AsgTpgAmY7PhCfg==","digestAlgorithm":"md5"}'
-    )
-    assert curl(source, "GET", f"{BASE}/files/data/0/empty?digestAlgorithm=XXHash32") == good(
-        '{"digest":"2cc5d05","digestAlgorithm":"XXHash32"}'
-    )
-    for node in (source, target):
-        assert curl(node, "GET", f"{BASE}/status") == good(NOT_COMPLETED)
+    url = check_source(pair)
 
     # 1. Copy while the source runs; 2. and once it is stopped.
     start(target, "data-copy-tasks", COPY % "0.95")
@@ -160,8 +131,12 @@ def test_six_phases_by_curl(pair: NodePair) -> None:
         assert post(target, f"{BASE}/{route}", "{}") == guard(400, "Bad Request")
     assert curl(source, "GET", url) == guard(400, "Bad Request")
 
-    # 6. Out of the map, and cleared.
-    for node in (source, target):
+    check_clearing(pair)
+
+
+def check_clearing(pair: NodePair) -> None:
+    """6. Out of the map, and cleared."""
+    for node in (pair.source, pair.target):
         node.stop()
         node.more = ""
         node.start(re.sub(r'\n"127.0.0.1" = "localhost"', "", node.settings))
@@ -170,6 +145,41 @@ def test_six_phases_by_curl(pair: NodePair) -> None:
         assert curl(node, "POST", f"{BASE}/status") == guard(404, "Not Found")
         assert curl(node, "DELETE", f"{BASE}/status") == good('{"status":"OK"}')
         assert curl(node, "GET", f"{BASE}/status") == good(NOT_COMPLETED)
+
+
+def check_source(pair: NodePair) -> str:
+    """Compare what there is before: the list, one file, a part of it, digests; return its URL."""
+    source, target = pair.source, pair.target
+    _, _, listed = curl(source, "GET", f"{BASE}/files")
+    directory_ms = (source.data / "ks").stat().st_mtime_ns // 1_000_000
+    entries = {
+        f'{{"fileUrl":"{BASE}/files/data/0/ks","size":-1,"fileType":"DIRECTORY",'
+        f'"lastModifiedTime":{directory_ms}}}',
+        f'{{"fileUrl":"{BASE}/files/data/0/ks/a%20b%25.db","size":1000,"fileType":"FILE",'
+        f'"lastModifiedTime":{MTIME_MS}}}',
+        f'{{"fileUrl":"{BASE}/files/data/0/empty","size":0,"fileType":"FILE",'
+        f'"lastModifiedTime":{MTIME_MS}}}',
+    }
+    assert set(re.findall(r'\{"fileUrl"[^}]*\}', listed)) == entries
+    assert re.fullmatch(r'\{"files":\[.*\],"totalSize":1000\}', listed)
+    url = f"{BASE}/files/data/0/ks/a%20b%25.db"
+    assert curl(source, "GET", url) == (200, "application/octet-stream", "x" * 1000)
+    part = curl(source, "GET", url, "-H", "Range: bytes=-3")
+    assert part == (206, "application/octet-stream", "xxx")
+    assert curl(source, "GET", f"{BASE}/files/data/0/empty") == (
+        200,
+        "application/octet-stream",
+        "",
+    )
+    assert curl(source, "GET", f"{BASE}/files/data/0/empty?digestAlgorithm=md5") == good(
+        '{"digest":"1B2M2Y8AsgTpgAmY7PhCfg==","digestAlgorithm":"md5"}'
+    )
+    assert curl(source, "GET", f"{BASE}/files/data/0/empty?digestAlgorithm=XXHash32") == good(
+        '{"digest":"2cc5d05","digestAlgorithm":"XXHash32"}'
+    )
+    for node in (source, target):
+        assert curl(node, "GET", f"{BASE}/status") == good(NOT_COMPLETED)
+    return url
 
 
 def check_refusals(pair: NodePair, copy_id: str, verification_id: str) -> None:
