@@ -51,8 +51,9 @@ def test_metadata_told_before_is_that_of_now(tree: Directory) -> None:
     for ask in (tree.stat, tree.xattrs):
         with pytest.raises(NotFoundError):
             ask(b"gone")
-    tree.set_metadata(b"d003", FileKind.DIRECTORY, METADATA)
     tree.expect_metadata([b"d003"])
+    assert tree.stat(b"d003").mtime_ns != METADATA.mtime_ns
+    tree.set_metadata(b"d003", FileKind.DIRECTORY, METADATA)
     assert tree.stat(b"d003").mtime_ns == METADATA.mtime_ns
 
 

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import pytest
 import xxhash
 
-from holdfast.files.http.file_answers import BUSY
+from holdfast.files.http.file_answers import BUSY, LISTS_MAX
 from holdfast.files.http.source_side import list_files
 from holdfast.files.migration.exclusions import exclusions_of
 from holdfast.model.access import Permission
@@ -356,6 +356,23 @@ def test_over_the_cap_is_503_until_a_client_goes(tmp_path: Path) -> None:
         for client in again:
             client.close()
         _wait_for_status(node, small, 200)
+
+
+@pytest.mark.slow
+def test_lists_are_bounded_on_their_own(tmp_path: Path) -> None:
+    """Lists that nobody reads keep neither files nor, for long, other lists from anybody."""
+    with running_node(tmp_path, client_timeout_s=2) as node:
+        for number in range(20_000):
+            path = node.root(SOURCE) / f"{number:0200d}"
+            os.close(os.open(path, os.O_CREAT))
+        holders = [_half_read(node, FILES) for _ in range(LISTS_MAX)]
+        refused = node.ask("GET", FILES, host=SOURCE)
+        assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+        assert node.ask("GET", f"{FILES}/data/0/{0:0200d}", host=SOURCE).status == 200
+        time.sleep(2)
+        _wait_for_status(node, FILES, 200)
+        for client in holders:
+            client.close()
 
 
 def test_a_client_that_stands_still_loses_its_place(tmp_path: Path) -> None:

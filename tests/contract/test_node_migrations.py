@@ -334,6 +334,14 @@ def test_concurrency_is_bounded_by_the_node(shared_node: ServedNode) -> None:
         assert answer.json["message"] == "max concurrency can not be more than 20"
 
 
+def test_a_whole_number_may_be_spelt_as_jackson_takes_it(node: ServedNode) -> None:
+    body = b'{"maxIterations": 4.0, "successThreshold": 1, "maxConcurrency": 2e0}'
+    started = node.ask("POST", COPIES, body=body)
+    assert started.status == 202, started
+    shown = node.ask("GET", started.json["statusUrl"]).body
+    assert b'"maxIterations":4,"successThreshold":1.0,"maxConcurrency":2,' in shown
+
+
 def test_unknown_members_are_ignored(node: ServedNode) -> None:
     start(node, COPIES, COPY | {"gossipFetchBatchSize": 7})
 

@@ -6,6 +6,8 @@ Method: the application on a real server with real task processes; events read f
 
 import http.client
 import json
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from holdfast.files.http.task_answers import EVENT_STREAMS_MAX
 from holdfast.model.access import Permission
 from tests.contract.test_node_migrations import (
     COPIES,
@@ -22,7 +25,7 @@ from tests.contract.test_node_migrations import (
     start,
     wait_until,
 )
-from tests.support.node import ServedNode, running_node
+from tests.support.node import TARGET, ServedNode, running_node
 
 TASKS = "/api/v1/tasks"
 PROBLEM = "application/problem+json"
@@ -149,6 +152,41 @@ def test_events_are_followed_to_the_end(node: ServedNode) -> None:
     assert (over.status, over.body) == (204, b"")
     odd = node.ask("GET", f"{TASKS}/{task_id}/events", Last_Event_ID="x")
     assert odd.status == 400
+
+
+def test_where_to_go_on_is_checked_wherever_it_is_said(node: ServedNode) -> None:
+    task_id = start(node)
+    finish(node, task_id)
+    url = f"{TASKS}/{task_id}/events"
+    assert node.ask("GET", f"{url}?after=1000000000000000000", Last_Event_ID="0").status == 400
+    events = node.ask("GET", f"{url}?after=1", Last_Event_ID="3").json["events"]
+    assert [event["sequence"] for event in events] == [4]
+
+
+def test_followers_of_tasks_are_bounded(node: ServedNode) -> None:
+    """A client beyond EVENT_STREAMS_MAX is told to come again, and gets in once one has gone."""
+    task_id = start(node)
+    url = f"{TASKS}/{task_id}/events"
+    parts = urlsplit(node.url)
+    followers = []
+    for _ in range(EVENT_STREAMS_MAX):
+        follower = socket.create_connection((parts.hostname, parts.port), timeout=30)
+        head = f"GET {url} HTTP/1.1\r\nHost: {TARGET}\r\nAccept: text/event-stream\r\n\r\n"
+        follower.sendall(head.encode())
+        assert follower.recv(12) == b"HTTP/1.1 200"
+        followers.append(follower)
+    refused = node.ask("GET", url, Accept="text/event-stream")
+    assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+    assert refused.json["code"] == "too-many-requests"
+    assert node.ask("GET", url).status == 200, "pages are not streams"
+    for follower in followers:
+        follower.close()
+    node.finish_tasks({"iterations": []})
+    wait_until(node, task_id, "completed")
+    until = time.monotonic() + 20
+    while node.ask("GET", url, Accept="text/event-stream").status != 200:
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def test_events_are_paged(node: ServedNode) -> None:

@@ -7,10 +7,13 @@ Method: two node processes, a real copy and a real verification of trees that di
 import base64
 import json
 import os
+import socket
+import time
 from pathlib import Path
 
 import pytest
 
+from holdfast.files.http.migration_answers import RESULT_STREAMS_MAX
 from tests.support.node_process import COPIES, VERIFICATIONS, running_pair
 
 NAMES = (b"a", b"b %?#", b"caf\xc3\xa9", b"\xff\xfe", b"new\nline", b"z")
@@ -72,6 +75,41 @@ def test_results_are_paged_filtered_and_streamed_alike(tmp_path: Path) -> None:
         (found,) = target.ask("GET", f"{url}?outcome=metadata-differs").json["entries"]
         assert found["path"] == "z"
         assert found["reason"]
+
+
+@pytest.mark.slow
+def test_streams_of_results_are_bounded(tmp_path: Path) -> None:
+    """Who reads none of what it asked for is one of RESULT_STREAMS_MAX; others are told to wait."""
+    with running_pair(tmp_path) as pair:
+        target = pair.target
+        deep = pair.source.data.joinpath(*["d" * 250] * 8)
+        deep.mkdir(parents=True)
+        for number in range(3000):
+            (deep / f"{number:0250d}").touch()
+        copy_id = target.start_copy()
+        assert target.wait_until_ended(copy_id)["state"] == "completed"
+        url = f"{COPIES}/{copy_id}/results"
+        head = f"GET {url} HTTP/1.1\r\nHost: {target.name}\r\n"
+        head += "Accept: application/x-ndjson\r\n\r\n"
+        readers = []
+        for _ in range(RESULT_STREAMS_MAX):
+            reader = socket.socket()
+            reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            reader.connect(("127.0.0.1", target.port))
+            reader.sendall(head.encode())
+            assert reader.recv(12) == b"HTTP/1.1 200"
+            readers.append(reader)
+        refused = target.ask("GET", url, Accept="application/x-ndjson")
+        assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+        assert target.ask("GET", url).status == 200, "pages are not streams"
+        for reader in readers:
+            reader.close()
+        until = time.monotonic() + 20
+        while (whole := target.ask("GET", url, Accept="application/x-ndjson")).status != 200:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        *_, last = whole.body.splitlines()
+        assert json.loads(last)["summary"]["outcomes"] == {"settled": 3000}
 
 
 def _raw_path(entry: dict[str, str]) -> bytes:

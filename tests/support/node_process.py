@@ -127,20 +127,22 @@ class NodeProcess:
         assert answer.status == 200, answer
         return answer.json
 
-    def wait_for(self, task_id: str, is_so: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    def wait_for(
+        self, task_id: str, is_so: Callable[[dict[str, Any]], bool], within_s: float = WAIT_S
+    ) -> dict[str, Any]:
         """Return a task once something is so of it."""
-        until = time.monotonic() + WAIT_S
+        until = time.monotonic() + within_s
         while time.monotonic() < until:
             task = self.task(task_id)
             if is_so(task):
                 return task
             time.sleep(0.05)
-        raise AssertionError(f"not so after {WAIT_S} s: {task}\n{self.log[-20:]}")
+        raise AssertionError(f"not so after {within_s} s: {task}\n{self.log[-20:]}")
 
-    def wait_until_ended(self, task_id: str) -> dict[str, Any]:
+    def wait_until_ended(self, task_id: str, within_s: float = WAIT_S) -> dict[str, Any]:
         """Return a task once it has ended."""
         return self.wait_for(
-            task_id, lambda task: task["state"] in ("completed", "failed", "cancelled")
+            task_id, lambda task: task["state"] in ("completed", "failed", "cancelled"), within_s
         )
 
     def wait_until_moving(self, task_id: str) -> dict[str, Any]:

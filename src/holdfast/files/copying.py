@@ -132,7 +132,8 @@ class Copying:
             self.ledger.entries.settle(results)
         for result in results:
             self._counts[result.outcome] += 1
-            self._losses.update(result.losses)
+            if result.losses:
+                self._losses.update(result.losses)
             if result.digest is not None:
                 self._files_read += 1
                 self._read_bytes += result.size_bytes

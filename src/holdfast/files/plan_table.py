@@ -7,6 +7,10 @@ from holdfast.files.model import Action, CopyOutcome, Finding, PlanItem, Reason,
 from holdfast.model.tree import FileKind
 
 _PAGE_ROWS = 4096
+# Several times faster than to call the enumeration.
+_ACTIONS = {action.value: action for action in Action}
+_REASONS = {reason.value: reason for reason in Reason}
+_KINDS = {kind.value: kind for kind in FileKind}
 
 
 class LinkTable:
@@ -221,10 +225,10 @@ def _plan_item(row: tuple[int, bytes, str, str, str, int, bytes | None, str | No
     return PlanItem(
         number,
         path,
-        Action(action),
-        Reason(reason),
-        FileKind(kind),
+        _ACTIONS[action],
+        _REASONS[reason],
+        _KINDS[kind],
         size,
         leader,
-        FileKind(displaces) if displaces else None,
+        _KINDS[displaces] if displaces else None,
     )

@@ -25,7 +25,7 @@ from holdfast.proof.signature import SigningKey
 from holdfast.stores.directories.linux import give_way
 from holdfast.stores.directories.posix import PosixDirectory, PosixReadableDirectory
 from holdfast.stores.pace import SharedPace
-from holdfast.stores.processes import InlineWorkers, ProcessWorkers, run_beside
+from holdfast.stores.processes import InlineWorkers, ProcessWorkers, collect_seldom, run_beside
 from holdfast.stores.system import SystemClock, SystemEntropy
 from holdfast.tasks.journal import TaskJournal
 from holdfast.tasks.runner import Runner
@@ -55,6 +55,7 @@ class LocalServices:
                 code="state-denied",
                 advice="name another with HOLDFAST_STATE",
             ) from error
+        collect_seldom()
         self.state = state
         self.clock = SystemClock()
         self.entropy = SystemEntropy()

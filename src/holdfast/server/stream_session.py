@@ -11,7 +11,6 @@ Invariants:
 """
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -77,6 +76,7 @@ FRAME_S: Final = 60.0
 """For one frame to or from a client, once it began: slower clients are let go."""
 _PAGE_NAMES: Final = 1024
 _PAGE_BYTES: Final = 512 * KIB
+_DATA_FRAME_BYTES: Final = 256 * KIB
 _BUNDLE_FRAME_BYTES: Final = 256 * KIB
 _XATTRS_FRAME_BYTES: Final = MIB
 _DIGEST_STEP_BYTES: Final = 4 * MIB
@@ -175,8 +175,7 @@ class StreamSession:
         self._pace = pace
         self._idle_timeout_s = idle_timeout_s
         self._files: dict[int, _OpenFile] = {}
-        self._blocks = [bytearray(HEADER_BYTES + BLOCK_BYTES) for _ in range(3)]
-        self._hashing: ThreadPoolExecutor | None = None
+        self._block = memoryview(bytearray(HEADER_BYTES + BLOCK_BYTES))
         self._content = memoryview(bytearray(_BUNDLE_FRAME_BYTES + BLOCK_BYTES))
 
     def run(self) -> None:
@@ -187,8 +186,6 @@ class StreamSession:
         finally:
             for opened in self._files.values():
                 opened.reader.close()
-            if self._hashing is not None:
-                self._hashing.shutdown(wait=True)
 
     def receive(self, wait_s: float) -> tuple[Header, memoryview]:
         """Return the next frame of the client; its payload is good until the next call."""
@@ -266,46 +263,19 @@ class StreamSession:
     def _read(self, number: int, request: ReadRequest) -> None:
         opened = self._file(request.handle)
         self._hash_hole(opened, request.start)
-        busy: list[Future[object] | None] = [None] * len(self._blocks)
-        position, turn = request.start, 0
-        try:
-            while True:
-                self._finish_hashing(busy, turn)
-                block = self._blocks[turn]
-                view = memoryview(block)[HEADER_BYTES:]
-                view = view[: min(BLOCK_BYTES, request.end - position)]
-                self._pace.take(len(view))
-                done = opened.reader.read_into(view, position) if len(view) else 0
-                position += done
-                is_last = done < len(view) or position >= request.end
-                block[:HEADER_BYTES] = encode_header(Kind.DATA, number, done, is_last=is_last)
-                if opened.digest is not None:
-                    busy[turn] = self._hash(opened.digest, view[:done], busy)
-                    opened.position = position
-                self._channel.send(memoryview(block)[: HEADER_BYTES + done], FRAME_S)
-                if is_last:
-                    return
-                turn = (turn + 1) % len(self._blocks)
-        finally:
-            for each in range(len(busy)):
-                self._finish_hashing(busy, each)
-
-    def _hash(
-        self, digest: Digest, view: memoryview, busy: "list[Future[object] | None]"
-    ) -> "Future[object] | None":
-        """Take a block into a digest, beside the sending of it where that is worth a thread."""
-        if len(view) < BLOCK_BYTES and not any(busy):
-            digest.update(view)
-            return None
-        # Behind what is still to be taken, however little it is: the order makes the digest.
-        if self._hashing is None:
-            self._hashing = ThreadPoolExecutor(1)
-        return self._hashing.submit(digest.update, view)
-
-    def _finish_hashing(self, busy: "list[Future[object] | None]", turn: int) -> None:
-        future, busy[turn] = busy[turn], None
-        if future is not None:
-            future.result()
+        position, is_last = request.start, False
+        while not is_last:
+            # Digested on this thread while it is near: whoever receives it has more to do with it.
+            view = self._block[HEADER_BYTES:][: min(_DATA_FRAME_BYTES, request.end - position)]
+            self._pace.take(len(view))
+            done = opened.reader.read_into(view, position) if len(view) else 0
+            position += done
+            is_last = done < len(view) or position >= request.end
+            self._block[:HEADER_BYTES] = encode_header(Kind.DATA, number, done, is_last=is_last)
+            if opened.digest is not None:
+                opened.digest.update(view[:done])
+                opened.position = position
+            self._channel.send(self._block[: HEADER_BYTES + done], FRAME_S)
 
     def _hash_hole(self, opened: _OpenFile, start: int) -> None:
         """Take what the client does not ask for into the digest: it lies in a hole."""
@@ -324,8 +294,7 @@ class StreamSession:
         if opened.digest is None:
             raise InvalidRequestError("no digest was asked for, or not in order", code="no-digest")
         while opened.position < request.size_bytes:
-            view = memoryview(self._blocks[0])
-            view = view[: min(BLOCK_BYTES, request.size_bytes - opened.position)]
+            view = self._block[: min(BLOCK_BYTES, request.size_bytes - opened.position)]
             self._pace.take(len(view))
             done = opened.reader.read_into(view, opened.position)
             if not done:
@@ -427,7 +396,7 @@ class StreamSession:
                     path,
                     algorithm,
                     pace=steps,
-                    buffer=memoryview(self._blocks[0])[:BLOCK_BYTES],
+                    buffer=self._block[:BLOCK_BYTES],
                     drop_cache=request.drop_cache,
                 )
             except HoldfastError as error:

@@ -18,6 +18,7 @@ from holdfast.server.node_logs import configure_logs, node_log
 from holdfast.server.node_settings import parse_node_settings
 from holdfast.server.node_work import run_task
 from holdfast.stores.directories.linux import die_with_parent
+from holdfast.stores.processes import collect_seldom
 from holdfast.stores.system import SystemClock, SystemEntropy
 from holdfast.tasks.journal import TaskJournal
 from holdfast.tasks.model import Task
@@ -39,6 +40,7 @@ def main(arguments: list[str]) -> int:
     task_id, lock = parse_task_id(arguments[0]), int(arguments[1])
     settings = parse_node_settings(sys.stdin.read())
     configure_logs(settings.identity.log_level, task=task_id)
+    collect_seldom()
     clock = SystemClock()
     journal = TaskJournal(settings.state / "tasks.sqlite", clock, SystemEntropy())
     runner = Runner(journal, settings.state / "locks", clock)

@@ -3,6 +3,7 @@
 Method: two real nodes in two network namespaces; the link is cut, lossy, narrow, of another MTU,
 the source restarted, in the middle of a large file and of bundles of small ones. What crossed the
 link is counted by the kernel. The proof is checked by `holdfast proof check`.
+HOLDFAST_TEST_OUTAGE_S makes every outage so many seconds long, for a release: 30.
 """
 
 import os
@@ -145,13 +146,16 @@ def test_lost_packets(hosts: Hosts) -> None:
     for number in range(500):
         write(hosts.source.data / "d" / f"{number}", pattern(3000, number))
     for node in (hosts.source, hosts.target):
+        # One segment a packet, as on a wire: else whole windows are lost, or none.
+        node.host.set_link("gso_max_segs", "1")
         node.host.lose(0.05)
 
-    ended = hosts.target.wait_until_ended(hosts.target.start_copy())
+    ended = wait_long(hosts.target, hosts.target.start_copy())
 
     assert ended["state"] == "completed", ended
-    print("lost", [node.host.lost_packets() for node in (hosts.source, hosts.target)])
-    assert min(node.host.lost_packets() for node in (hosts.source, hosts.target)) > 10
+    lost = [node.host.lost_packets() for node in (hosts.source, hosts.target)]
+    print("lost", lost)
+    assert lost[1] > 50
     check_proven(hosts)
 
 
@@ -260,6 +264,9 @@ def test_with_certificates(secured_hosts: Hosts) -> None:
     check_proven(hosts)
 
 
+@pytest.mark.skipif(
+    "HOLDFAST_TEST_OUTAGE_S" not in os.environ, reason="takes minutes: set HOLDFAST_TEST_OUTAGE_S"
+)
 def test_a_verification_across_an_outage(hosts: Hosts) -> None:
     """The link is cut in the middle of it; and the source is away as another one begins."""
     source, target = hosts.source, hosts.target
@@ -274,7 +281,7 @@ def test_a_verification_across_an_outage(hosts: Hosts) -> None:
         if cut is not None:
             target.wait_until_moving(task_id)
             cut(hosts, True)
-        time.sleep(float(os.environ.get("HOLDFAST_TEST_OUTAGE_S", 12)))
+        time.sleep(float(os.environ.get("HOLDFAST_TEST_OUTAGE_S", 6)))
         assert target.task(task_id)["state"] == "running"
         if cut is None:
             source.start()

@@ -182,6 +182,35 @@ def test_memory_outlives_the_process(tmp_path: Path) -> None:
     again.close()
 
 
+def test_what_was_written_survives_loss_of_power_after_closing(tmp_path: Path) -> None:
+    """Also while a reader has it open: then SQLite does not flush it by itself."""
+    path = tmp_path / "ledger.sqlite"
+    ledger = Ledger(path, Algorithm.BLAKE3)
+    reader = Ledger(path, Algorithm.BLAKE3)
+    with ledger.transaction():
+        ledger.entries.put([known(number) for number in range(10)], run=1)
+    assert len(list(reader.entries.all())) == 10
+    ledger.close()
+    # What is in the file itself was flushed; what is in its log alone may not have been.
+    left = tmp_path / "left.sqlite"
+    left.write_bytes(path.read_bytes())
+    reader.close()
+
+    assert len(list(Ledger(left, Algorithm.BLAKE3).entries.all())) == 10
+
+
+def test_only_what_agreed_is_compared_with(ledger: Ledger) -> None:
+    """Without an inode at the source, or with another outcome, an entry is looked at anew."""
+    blind = known(2)._replace(source=Signature(5, 1, 2, 0))
+    racy = known(3)._replace(source=None)
+    away = known(4)._replace(target=None)
+    rows = [known(0), known(1, VerifyOutcome.DIGEST_DIFFERS), blind, racy, away]
+    ledger.entries.put(rows, run=1)
+
+    agreed = list(ledger.entries.agreed())
+    assert agreed == [(b"000000", 5, 1, 2, 3, 1, 2, 3), (b"000004", 5, 1, 2, 3, None, None, None)]
+
+
 def test_digests_of_another_algorithm_are_forgotten(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     first = Ledger(path, Algorithm.BLAKE3)

@@ -207,7 +207,9 @@ class MigrationAnswers:
         if call.accepts(NDJSON):
             permit = self._streams.take(call.address)
             limit = page_limit(call.query) if "limit" in call.query else None
-            lines = _result_lines(self._services, instance, task, outcome, cursor, limit=limit)
+            lines = _result_lines(
+                self._services, instance, task, outcome=outcome, cursor=cursor, limit=limit
+            )
             permit.answering = answer = PiecewiseResponse(
                 lines,
                 None,
@@ -232,9 +234,9 @@ def _result_lines(
     services: NodeServices,
     instance: Instance,
     task: Task,
+    *,
     outcome: str | None,
     cursor: str | None,
-    *,
     limit: int | None,
 ) -> Generator[bytes, None, None]:
     """Yield results from a cursor on as JSON lines, a page at a time; last, the sum of them.

@@ -239,14 +239,25 @@ class NodeAnswer(msgspec.Struct, rename="camel"):
     digest_algorithms: list[str]
 
 
+def _as_whole(value: object) -> object:
+    if isinstance(value, float) and value.is_integer() and abs(value) <= 1 << 53:
+        return int(value)
+    return value
+
+
 def decode_body(body: bytes, shape: type[BodyT], complaint: str) -> BodyT:
     """Return a body as `shape`, or raise InvalidRequestError (`bad-request-body`).
+
+    A whole number may be spelt 4.0, as JSON knows one kind of number only and Sidecar takes it.
 
     Args:
         complaint: What Sidecar says of a body like that; what is wrong follows it.
     """
     try:
-        return msgspec.json.decode(body, type=shape)
+        given = msgspec.json.decode(body)
+        if isinstance(given, dict):
+            given = {name: _as_whole(value) for name, value in given.items()}
+        return msgspec.convert(given, type=shape)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequestError(
             f"{complaint} {error}",

@@ -93,8 +93,9 @@ class TaskAnswers:
     async def follow_task(self, call: Call) -> Response:
         """Page through its events, or follow them."""
         task = await self._find(call)
-        given = call.request.headers.get("last-event-id") or call.query.get("after")
-        after = whole(given, "after", default=0, least=0, most=_SEQUENCE_MAX)
+        after = _sequence(call.query.get("after"), "after", default=0)
+        # Of a client that comes back, its address still says where it once began.
+        after = _sequence(call.request.headers.get("last-event-id"), "Last-Event-ID", default=after)
         if not call.accepts(EVENT_STREAM):
             limit = page_limit(call.query)
             events = await self._events(task.id, after, limit)
@@ -194,6 +195,10 @@ class EventStream(Response):
                 return
             self._after = events[-1].sequence if events else self._after
             await asyncio.wait({gone}, timeout=0 if events else POLL_S)
+
+
+def _sequence(text: str | None, name: str, *, default: int) -> int:
+    return whole(text or None, name, default=default, least=0, most=_SEQUENCE_MAX)
 
 
 def _message(name: str, data: object, sequence: int | None = None) -> str:

@@ -83,7 +83,7 @@ def _asked(task: Task) -> Mapping[str, object]:
 
 def _iterations(task: Task) -> list[Json]:
     told = task.detail.get("iterations")
-    iterations = [dict(one) for one in told] if isinstance(told, list) else []
+    iterations = [_in_order(one) for one in told] if isinstance(told, list) else []
     iterations = iterations or [dict(_ITERATION_NOT_BEGUN)]
     last = iterations[-1]
     ending = _ending(task)
@@ -91,6 +91,11 @@ def _iterations(task: Task) -> list[Json]:
     if ending is not None and last.get("state") not in _ITERATION_FINAL:
         last["state"] = ending.value
     return iterations
+
+
+def _in_order(told: Json) -> Json:
+    """Return a pass with Sidecar's members first, in its order; the journal sorts by name."""
+    return {name: told[name] for name in _ITERATION_NOT_BEGUN if name in told} | told
 
 
 def _ending(task: Task) -> IterationState | None:

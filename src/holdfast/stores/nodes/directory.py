@@ -1,9 +1,10 @@
 """A directory tree that a node exports, behind the ReadableDirectory port: the stream's client.
 
 Nothing is cached but what was asked for ahead on a hint, and that is given out once. Ahead of a
-walk, directories are listed with states and symlink targets; ahead of a transfer, small files come
-in bundles. What is held is bounded: READ_AHEAD_DIRECTORIES_MAX listings, of which no more are asked
-for once they hold READ_AHEAD_ENTRIES_MAX entries, and _BUNDLES_AHEAD bundles.
+walk, directories are listed with states and symlink targets, and asked for their own attributes;
+ahead of a transfer, small files come in bundles. Held are at most READ_AHEAD_DIRECTORIES_MAX
+listings, of which no more are asked for once they hold READ_AHEAD_ENTRIES_MAX entries, and
+_BUNDLES_AHEAD bundles.
 
 Invariants:
 1. Whatever the source sends, a name, path or target given out is one that may stand in a tree.
@@ -25,12 +26,7 @@ from holdfast.model.limits import (
 )
 from holdfast.model.tree import ROOT_PATH, Capabilities, Stat, display_path, join_path
 from holdfast.ports import Clock, Entropy, ExpectedFile, FileDigest, SmallFile
-from holdfast.stores.nodes.connection import (
-    PATIENCE_S,
-    Connection,
-    NodeAddress,
-    check_algorithm,
-)
+from holdfast.stores.nodes.connection import PATIENCE_S, Connection, NodeAddress, check_algorithm
 from holdfast.stores.nodes.file import NodeFile
 from holdfast.stores.nodes.messages import (
     AttributesReply,
@@ -65,7 +61,7 @@ _BUNDLE_BYTES: Final = BLOCK_BYTES
 _REQUEST_BYTES: Final = 16 * KIB
 """Of paths in a request that is sent ahead. All of these together must fit what the kernel holds
 for a source that is busy answering: or both sides would wait for the other to read."""
-_AHEAD_PATH_BYTES_MAX: Final = 512
+_AHEAD_PATH_BYTES_MAX: Final = 256
 
 _T = TypeVar("_T")
 
@@ -152,6 +148,7 @@ class NodeDirectory:
         self._enter()
         if path == ROOT_PATH:
             self._forget()  # A new walk, which is to see what is there now.
+        self._metadata.pop((Kind.XATTRS, path), None)  # Its entry came before what is in it.
         reply = self._take_listing(path, self._listed.pop(path, None))
         self._list_ahead(_LISTINGS_AT_ONCE, 2 * _LISTINGS_AT_ONCE)
         if reply.error is not None:
@@ -229,10 +226,7 @@ class NodeDirectory:
                 break
             stat = self._metadata[Kind.STAT, path] = ValueReply(Kind.STATS, StatsReply)
             self._ask_ahead(Kind.STAT, PathsRequest([path]), stat)
-            xattrs = self._metadata[Kind.XATTRS, path] = ValueReply(
-                Kind.ATTRIBUTES, AttributesReply
-            )
-            self._ask_ahead(Kind.XATTRS, PathRequest(path), xattrs)
+            self._ask_xattrs(path)
         self._send_off()
 
     def expect(self, files: Sequence[ExpectedFile], algorithm: str) -> None:
@@ -331,6 +325,10 @@ class NodeDirectory:
             self._connection.drop()
             reply.is_lost = True
 
+    def _ask_xattrs(self, path: bytes) -> None:
+        reply = self._metadata[Kind.XATTRS, path] = ValueReply(Kind.ATTRIBUTES, AttributesReply)
+        self._ask_ahead(Kind.XATTRS, PathRequest(path), reply)
+
     def _send_off(self) -> None:
         try:
             self._connection.send_off()
@@ -344,6 +342,7 @@ class NodeDirectory:
             path = self._hints.pop()
             if len(path) > _AHEAD_PATH_BYTES_MAX:
                 continue
+            self._ask_xattrs(path)
             reply = ListingReply(path)
             self._ask_ahead(Kind.LIST, PathRequest(path), reply)
             self._listed[path] = reply

@@ -375,6 +375,8 @@ def test_a_hostile_directory_fails_alone(server: StreamServer) -> None:
     inner = PAGE([b"f"], pack_stat(STAT), [], [])
 
     def answer(header: Header, payload: bytes) -> bytes:
+        if header.kind is Kind.XATTRS:
+            return encode_frame(Kind.ATTRIBUTES, header.number, messages.AttributesReply({}))
         page = evil if b"bad" in payload else inner if b"good" in payload else good
         return encode_frame(Kind.LISTING, header.number, page)
 
