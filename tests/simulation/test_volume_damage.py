@@ -125,6 +125,17 @@ def test_every_flip_at_home_is_found_by_one_scrub_and_nothing_else() -> None:
         assert [(d.place, d.start) for d in found] == [("extent", number * BLOCK_BYTES)]
 
 
+def test_flip_in_whole_slots_that_only_the_log_describes_is_found_by_scrub() -> None:
+    world = lived_in()
+    placed = world.volume.maps.active.slot_of(8)
+    assert placed is not None
+    world.disk.file("extent").flip(placed.physical * SMALL.slot_bytes + BLOCK_BYTES + 5, 1)
+
+    assert [(found.place, found.start) for found in scrub(world.volume)] == [
+        ("extent", 17 * BLOCK_BYTES)
+    ]
+
+
 def test_flip_in_log_is_found_by_scrub_and_stops_checkpoint() -> None:
     world = lived_in()
     log = world.volume.log

@@ -44,7 +44,9 @@ class DataProcess:
         )
         assert self._process.stdout is not None
         report = json.loads(self._process.stdout.readline())
-        assert report["listening"], report
+        if not report["listening"]:
+            self.end()
+            raise AssertionError(report)
         self.starts_count += 1
 
     def end(self, number: int = signal.SIGKILL) -> int:
