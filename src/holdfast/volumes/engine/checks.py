@@ -11,7 +11,6 @@ owner reads; a checkpoint writes through pages of its own, which the owner then 
 """
 
 from array import array
-from collections.abc import Sequence
 from itertools import groupby
 from typing import Final
 
