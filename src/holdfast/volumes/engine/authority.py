@@ -13,7 +13,6 @@ from holdfast.errors import FencedError
 from holdfast.ports import Clock
 from holdfast.volumes.model import Fence, Role
 
-
 _PRIMARY: Final = Role.PRIMARY
 """Looking up a member of an enumeration costs as much as a small call, in each request."""
 
