@@ -53,6 +53,8 @@ _pack_simple: Final = codec.SIMPLE_REPLY.pack_into
 _CHUNK: Final = codec.STRUCTURED_REPLY_MAGIC
 _DATA: Final = int(codec.ChunkType.OFFSET_DATA)
 _PREFETCH_BYTES: Final = 1 * MIB
+_STATUS_BYTES_MAX: Final = 32 * MIB
+"""How far a reply to BLOCK_STATUS looks at most, however much was asked about: others wait."""
 _KEEP_BYTES: Final = 64 * MIB
 """Zeroes that keep their space are done up to multiples of this: no slot lies across one."""
 # Plain integers: the complement of a flag of an enumeration leaves unknown bits out.
@@ -392,7 +394,7 @@ class Session:
             )
 
     def _status_in(self, context: Context, request: Request) -> list[tuple[int, int]]:
-        start, size_bytes = request.start, request.size_bytes
+        start, size_bytes = request.start, min(request.size_bytes, _STATUS_BYTES_MAX)
         if context.since_lsn is None:
             extents = self._volume.allocation(start, size_bytes)
             return [(size, _HOLE * is_hole | _ZERO * is_zero) for size, is_hole, is_zero in extents]
