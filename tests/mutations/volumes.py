@@ -66,13 +66,15 @@ MUTATIONS = [
     Mutation(
         "D14: a read of a fenced copy is answered",
         "engine/volume",
-        "        if not self.stale_reads:\n            self.authority.check()\n        size_bytes =",
+        "        if not self.stale_reads:\n            self.authority.check()\n"
+        "        size_bytes =",
         "        size_bytes =",
     ),
     Mutation(
         "D14: a run of reads of a fenced copy is answered",
         "engine/volume",
-        "        if not self.stale_reads:\n            self.authority.check()\n        last_start =",
+        "        if not self.stale_reads:\n            self.authority.check()\n"
+        "        last_start =",
         "        last_start =",
     ),
     Mutation(

@@ -206,6 +206,23 @@ def test_allocation_tells_holes_and_trim_gives_space_back() -> None:
         world.drain()
 
 
+def test_space_of_a_trim_is_given_back_once_its_checkpoint_is_published() -> None:
+    """Cites invariant 15 of volumes/engine/volume.py; a punch shows as zeros here."""
+    world = VolumeWorld()
+    slot = SMALL.slot_bytes
+    world.write(slot, 2 * slot)
+    world.drain()
+    places = [world.volume.maps.table.physical(number) * slot for number in (1, 2)]
+    world.trim(slot, slot)
+    world.flush()
+
+    extent = world.disk.file("extent")
+    assert any(extent.now[places[0] : places[0] + slot])
+    world.drain()
+    assert not any(extent.now[places[0] : places[0] + slot])
+    assert any(extent.now[places[1] : places[1] + slot])
+
+
 def test_changed_since_leaves_nothing_out() -> None:
     world = VolumeWorld()
     marks: list[tuple[Lsn, bytes]] = []
