@@ -238,8 +238,9 @@ class Connection:
             self._end_stall()
         if session.has_written:
             session.has_written = False
-            if server.running.pause_s and self._wait in (Wait.INPUT, Wait.TURN):
-                self._pause(server.running.pause_s)
+            pause_s = server.running.take_pause()
+            if pause_s and self._wait in (Wait.INPUT, Wait.TURN):
+                self._pause(pause_s)
                 return
         self._wait_for(self._wait, now_ns)
 
