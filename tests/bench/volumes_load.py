@@ -27,8 +27,8 @@ from tests.bench.nbd_blast import blast, connect, fill
 
 MIB = 1 << 20
 COUNT = 100_000
-VOLUME_BYTES = int(os.environ.get("BENCH_VOLUME_MIB", "1024")) * MIB
-SECONDS = float(os.environ.get("BENCH_SECONDS", "5"))
+VOLUME_BYTES = int(os.environ.get("BENCH_VOLUME_MIB", "512")) * MIB
+SECONDS = float(os.environ.get("BENCH_SECONDS", "1.5"))
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 NAME = "disk"
 
@@ -67,11 +67,11 @@ LOADS = {
     "write-qd1-disturbed": Load(fio=f"--rw=randwrite {_RANDOM} --iodepth=1", disturb="api"),
     "blast-write": Load(batch_count=32),
     "blast-read": Load(batch_count=32, writes=False),
-    "flush-64": Load(fio=f"--rw=randwrite {_RANDOM} --iodepth=32 --fsync=64", seconds=3 * SECONDS),
+    # Long enough for the log to go round several times.
+    "flush-64": Load(fio=f"--rw=randwrite {_RANDOM} --iodepth=32 --fsync=64", seconds=4 * SECONDS),
     "flush-512": Load(
-        fio=f"--rw=randwrite {_RANDOM} --iodepth=32 --fsync=512", seconds=3 * SECONDS
+        fio=f"--rw=randwrite {_RANDOM} --iodepth=32 --fsync=512", seconds=10 * SECONDS
     ),
-    "flush-each": Load(fio=f"--rw=randwrite {_RANDOM} --iodepth=1 --fsync=1"),
     "write-1m": Load(fio="--rw=write --bs=1m --iodepth=4"),
     "read-1m": Load(fio="--rw=read --bs=1m --iodepth=4"),
     "write-128k": Load(fio="--rw=write --bs=128k --iodepth=8"),

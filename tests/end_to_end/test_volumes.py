@@ -8,6 +8,7 @@ Cites service 1-3.
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -111,6 +112,27 @@ def test_what_is_refused(holdfast: Holdfast) -> None:
     ):
         ended = holdfast("volumes", *arguments, "--json")
         assert (ended.exit, ended.json["code"]) == (exit_code, code), ended
+
+
+@pytest.mark.slow
+def test_name_of_a_new_volume_survives_loss_of_power(tmp_path: Path) -> None:
+    """Every directory that was made, and the one a name was given in, is flushed after that."""
+    need("strace")
+    trace, state = tmp_path / "trace", tmp_path / "new" / "state"
+    run(
+        "strace", "-f", "-y", "-o", trace, "-e", "trace=fsync,mkdir,rename",
+        "env", f"HOLDFAST_STATE={state}",
+        sys.executable, "-m", "holdfast", "volumes", "create", "db", "--size", "8M",
+    )  # fmt: skip
+
+    told = [line for line in trace.read_text().splitlines() if line.endswith("= 0")]
+    volumes = state / "volumes"
+    for directory in (state.parent, state, volumes):
+        (made,) = [at for at, line in enumerate(told) if f'mkdir("{directory}"' in line]
+        flushed = [at for at, line in enumerate(told) if f"<{directory.parent}>)" in line]
+        assert max(flushed) > made
+    (renamed,) = [at for at, line in enumerate(told) if "rename(" in line and "/db" in line]
+    assert max(at for at, line in enumerate(told) if f"<{volumes}>)" in line) > renamed
 
 
 def test_volume_whose_entry_is_damaged_is_listed_with_the_others(holdfast: Holdfast) -> None:

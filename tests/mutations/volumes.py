@@ -19,6 +19,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = [
     "tests/simulation/test_volume_served.py",
+    "tests/contract/test_block_file.py",
     "tests/unit/volumes/nbd/test_session.py",
     "tests/simulation/test_volume_model.py",
     "tests/simulation/test_volume_damage.py",
@@ -63,10 +64,60 @@ MUTATIONS = [
         "                checkpoint_lsn=Lsn(0),\n",
     ),
     Mutation(
-        "D14: reads of a fenced copy are answered",
+        "D14: a read of a fenced copy is answered",
         "engine/volume",
-        "        if not self.stale_reads:\n            self.authority.check()\n",
+        "        if not self.stale_reads:\n            self.authority.check()\n"
+        "        size_bytes =",
+        "        size_bytes =",
+    ),
+    Mutation(
+        "D14: a run of reads of a fenced copy is answered",
+        "engine/volume",
+        "        if not self.stale_reads:\n            self.authority.check()\n"
+        "        last_start =",
+        "        last_start =",
+    ),
+    Mutation(
+        "a sync claims what was appended while it ran",
+        "engine/volume",
+        "            self.log.durable_lsn = job.lsn\n",
+        "            self.log.durable_lsn = self.log.last_lsn\n",
+    ),
+    Mutation(
+        "a promotion is not stored",
+        "engine/volume",
+        "            self.write_superblock(epoch=epoch, role=role)\n",
         "",
+    ),
+    Mutation(
+        "what a flush made durable is not noted",
+        "engine/core",
+        "            self.store.hint(Hint(",
+        "            str(Hint(",
+    ),
+    Mutation(
+        "what lies behind the end of the log is not asked what was durable",
+        "engine/recovery",
+        "            durable = max(durable, header.durable_lsn, header.checkpoint_lsn)\n",
+        "            pass\n",
+    ),
+    Mutation(
+        "a scrub leaves out whole slots that only the log describes",
+        "engine/scrub",
+        "            if placed is not None:\n                return _Place(",
+        "            if False:\n                return _Place(",
+    ),
+    Mutation(
+        "trimmed space is not given back to the file system",
+        "engine/checkpoint",
+        "            self.files.extent.punch(",
+        "            print(",
+    ),
+    Mutation(
+        "a flush that failed is tried again",
+        "../stores/blocks/posix",
+        "                    self._flush_error = error\n",
+        "                    raise StorageFailedError('x', code='flush-failed') from error\n",
     ),
     Mutation(
         "D14: writes of a fenced copy are taken",

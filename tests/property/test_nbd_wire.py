@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.simulation.volume_world import VolumeWorld
 from tests.support.nbd_client import go, option, request, set_contexts, split_replies, write
 from tests.support.plain_volume import PlainVolume
 
@@ -23,6 +24,7 @@ from holdfast.model.limits import (
 )
 from holdfast.stores.system import SystemClock
 from holdfast.volumes.counters import Counters
+from holdfast.volumes.model import Geometry, VolumeState
 from holdfast.volumes.nbd import codec
 from holdfast.volumes.nbd.codec import Command, ExportFlag, MalformedError, Option, Request
 from holdfast.volumes.nbd.contexts import Context
@@ -31,6 +33,7 @@ from holdfast.volumes.nbd.negotiation import Agreement, Negotiation, Stage, TlsM
 from holdfast.volumes.nbd.outbox import Outbox
 from holdfast.volumes.nbd.session import Session, Wait
 from holdfast.volumes.running import RunningVolume
+from holdfast.volumes.served import ServedVolume
 
 VOLUME_BYTES = 1 << 16
 U16 = st.integers(0, 0xFFFF)
@@ -123,9 +126,12 @@ streams = st.lists(st.one_of(requests, requests, requests, st.binary(max_size=40
 class _Machine:
     """A session fed piece by piece, which takes its answers at once."""
 
-    def __init__(self, runner: asyncio.Runner, is_structured: bool) -> None:
+    def __init__(
+        self, runner: asyncio.Runner, is_structured: bool, volume: ServedVolume | None = None
+    ) -> None:
         self._runner = runner
-        self.volume = PlainVolume(VOLUME_BYTES)
+        self.plain = PlainVolume(VOLUME_BYTES)
+        self.volume: ServedVolume = volume or self.plain
         self._running = runner.run(self._begin())
         self._inbox, self._outbox = Inbox(), Outbox()
         context = Context(number=1, name="base:allocation", since_lsn=None)
@@ -224,8 +230,30 @@ def test_transmission_is_the_same_however_it_is_cut(
             answered = [r.cookie for r in split_replies(machine.sent, reads) if r.is_last]
             assert sorted(answered) == sorted(cookies)
     assert whole.is_over is pieces.is_over
-    assert bytes(whole.volume.content) == bytes(pieces.volume.content)
-    assert whole.volume.trims == pieces.volume.trims
+    assert bytes(whole.plain.content) == bytes(pieces.plain.content)
+    assert whole.plain.trims == pieces.plain.trims
+
+
+@settings(max_examples=60, deadline=None)
+@given(streams, st.booleans())
+def test_engine_and_model_answer_and_end_alike(messages: list[bytes], is_structured: bool) -> None:
+    """The same bytes for the real engine, which overwrites headers of requests in place."""
+    world = VolumeWorld(Geometry(size_bytes=VOLUME_BYTES, slot_bytes=8192, segment_bytes=1 << 20))
+    data = b"".join(message for message in messages if message[6:8] != b"\0\7")
+    with asyncio.Runner() as runner:
+        model = _Machine(runner, is_structured)
+        engine = _Machine(runner, is_structured, world.volume)
+        try:
+            model.receive(data)
+            engine.receive(data)
+        finally:
+            model.close()
+            engine.close()
+    image = bytearray(VOLUME_BYTES)
+    world.volume.read_into(0, memoryview(image))
+    assert image == model.plain.content
+    assert engine.sent == model.sent
+    assert world.volume.state is VolumeState.HEALTHY
 
 
 @settings(max_examples=100, deadline=None)

@@ -5,6 +5,8 @@ Cites invariants 15, 19, 20, 21 and 22 of volumes/engine/volume.py, and of its p
 engine/authority 1-3, engine/expansion 1-3, engine/looking 1.
 """
 
+from random import Random
+
 import pytest
 
 from holdfast.errors import ConflictError, FencedError, HoldfastError, StateError
@@ -18,6 +20,7 @@ from holdfast.volumes.engine.expansion import (
 from holdfast.volumes.engine.opening import open_volume
 from holdfast.volumes.engine.writing import PLACED_MAX
 from holdfast.volumes.model import BLOCK_BYTES, Geometry, Lsn, Role, Stalled
+from tests.simulation.test_volume_model import drive
 from tests.simulation.volume_world import SMALL, VolumeWorld
 
 SECOND_NS = 1_000_000_000
@@ -134,6 +137,39 @@ def test_expanded_volume_takes_changes_everywhere_and_survives() -> None:
     world.reopen_clean()
 
 
+@pytest.mark.parametrize("seed", range(16))
+def test_expansion_amid_changes_checkpoints_and_crashes(seed: int) -> None:
+    """Cites invariants 1 and 21: sizes only grow, by whole steps, whatever is under way."""
+    random = Random(seed)
+    world = VolumeWorld()
+    size_bytes = SMALL.size_bytes
+    for life in range(4):
+        larger = size_bytes + random.randint(1, 200) * BLOCK_BYTES
+        cut = random.randint(20, 300)
+        world.disk.faults.power_cut_at = world.disk.counts["operations"] + cut
+        try:
+            for _ in range(random.randrange(20)):
+                drive(world, random)
+            world.settle()
+            prepare_expansion(world.volume, larger, 0)
+            for _ in range(random.randrange(20)):
+                drive(world, random)
+            world.settle()
+            commit_expansion(world.volume, 0)
+            size_bytes = larger
+            world.oracle.image.extend(bytes(larger - len(world.oracle.image)))
+            world.write(larger - BLOCK_BYTES, BLOCK_BYTES)
+            for _ in range(random.randrange(40)):
+                drive(world, random)
+        except PowerCutError:
+            pass
+        world.crash(seed * 10 + life, keep=0.5, cut_again=None)
+        found = world.volume.geometry.size_bytes
+        assert found in (size_bytes, larger)
+        size_bytes = found
+        world.check()
+
+
 def test_expansion_refuses_shrinking_and_strange_epochs() -> None:
     world = VolumeWorld()
     with pytest.raises(HoldfastError, match="not more"):
@@ -168,6 +204,23 @@ def test_allocation_tells_holes_and_trim_gives_space_back() -> None:
         assert [(e.is_hole, e.is_zero) for e in told] == [(True, True), (False, True)]
         assert sum(e.size_bytes for e in told) == 2 * slot
         world.drain()
+
+
+def test_space_of_a_trim_is_given_back_once_its_checkpoint_is_published() -> None:
+    """Cites invariant 15 of volumes/engine/volume.py; a punch shows as zeros here."""
+    world = VolumeWorld()
+    slot = SMALL.slot_bytes
+    world.write(slot, 2 * slot)
+    world.drain()
+    places = [world.volume.maps.table.physical(number) * slot for number in (1, 2)]
+    world.trim(slot, slot)
+    world.flush()
+
+    extent = world.disk.file("extent")
+    assert any(extent.now[places[0] : places[0] + slot])
+    world.drain()
+    assert not any(extent.now[places[0] : places[0] + slot])
+    assert any(extent.now[places[1] : places[1] + slot])
 
 
 def test_changed_since_leaves_nothing_out() -> None:

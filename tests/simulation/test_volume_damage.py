@@ -111,6 +111,23 @@ def test_flipped_byte_of_durable_records_names_their_lsns() -> None:
     assert world.disk.image() == before, "nothing is written into a damaged volume"
 
 
+def test_loss_is_known_from_what_was_written_behind_it_though_the_hint_is_gone() -> None:
+    """Cites engine/log 4: a later batch carries what was durable when it was written."""
+    world = VolumeWorld()
+    at = world.volume.log.payload_at() + 500
+    world.write(0, BLOCK_BYTES)
+    world.flush()
+    world.write(BLOCK_BYTES, BLOCK_BYTES)
+    world.disk.file("log").flip(at, 1)
+    world.disk.file("meta").flip(8192 + 20, 1)
+
+    volume = world.open()
+
+    assert volume.state is VolumeState.DAMAGED
+    assert volume.lost is not None
+    assert (volume.lost.first, volume.lost.last) == (1, 1)
+
+
 def test_every_flip_at_home_is_found_by_one_scrub_and_nothing_else() -> None:
     for number in range(BLOCKS):
         world = lived_in(dirty=False)
@@ -123,6 +140,17 @@ def test_every_flip_at_home_is_found_by_one_scrub_and_nothing_else() -> None:
         world.disk.file("extent").flip(index * BLOCK_BYTES + number, 1)
         found = scrub(volume)
         assert [(d.place, d.start) for d in found] == [("extent", number * BLOCK_BYTES)]
+
+
+def test_flip_in_whole_slots_that_only_the_log_describes_is_found_by_scrub() -> None:
+    world = lived_in()
+    placed = world.volume.maps.active.slot_of(8)
+    assert placed is not None
+    world.disk.file("extent").flip(placed.physical * SMALL.slot_bytes + BLOCK_BYTES + 5, 1)
+
+    assert [(found.place, found.start) for found in scrub(world.volume)] == [
+        ("extent", 17 * BLOCK_BYTES)
+    ]
 
 
 def test_flip_in_log_is_found_by_scrub_and_stops_checkpoint() -> None:

@@ -5,6 +5,7 @@ while clients work; then the power goes, and what was acknowledged is looked for
 2, 12, 13, 17, 18 and 19 of volumes/engine/volume.py, and 51, 53 and 54 of front ends.
 """
 
+import struct
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -282,6 +283,23 @@ def test_damaged_volume_is_read_only_and_tells_so_at_once(tmp_path: Path) -> Non
     client.close()
     server.close()
     assert world.disk.image() == before
+
+
+def test_status_of_much_is_told_of_its_beginning(tmp_path: Path) -> None:
+    """Looking at gigabytes would hold up everyone else; a client asks again for the rest."""
+    world = VolumeWorld(Geometry(size_bytes=1 << 30, segment_bytes=1 << 20))
+    server = NbdServerThread(world.volume, tmp_path)
+    client = NbdClient(server.socket_path)
+    client.start("disk", "base:allocation", structured=True)
+    assert client.write(8 << 20, A) == 0
+
+    told = client.do(Command.BLOCK_STATUS, 0, 1 << 30).payload
+
+    sizes = struct.unpack(f">{len(told) // 4}I", told)[1::2]
+    assert sizes[:2] == (8 << 20, BLOCK_BYTES)
+    assert sum(sizes) == 32 << 20
+    client.close()
+    server.close()
 
 
 @pytest.mark.slow

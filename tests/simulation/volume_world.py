@@ -219,6 +219,11 @@ class VolumeWorld:
         job.run()
         self.disk.between = None
 
+    def settle(self) -> None:
+        """Finish the checkpoint that runs, if one does."""
+        while self.checkpoint is not None:
+            self.step_checkpoint()
+
     def drain(self) -> None:
         """Checkpoint until there is nothing to do."""
         for _ in range(2):
@@ -264,12 +269,14 @@ class VolumeWorld:
         self.volume.read_into(0, memoryview(found))
         lsn = self.volume.last_lsn
         assert lsn >= self.durable
-        if lsn in self.oracle.images and bytes(found) == self.oracle.images[lsn]:
+        size_bytes = len(found)
+        image = self.oracle.images.get(lsn)
+        if image is not None and found == image.ljust(size_bytes, b"\0"):
             pass
         else:
             assert self.oracle.attempt is not None
             assert lsn > max(self.oracle.images)
-            assert bytes(found) == self.oracle.attempt
+            assert found == self.oracle.attempt.ljust(size_bytes, b"\0")
         self.oracle.attempt = None
         self.oracle.image = found
         self.oracle.images = {lsn: bytes(found)}

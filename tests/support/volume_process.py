@@ -25,6 +25,12 @@ class DataProcess:
         """The volume on its unix socket."""
         return f"nbd+unix:///disk?socket={self.socket_path}"
 
+    @property
+    def pid(self) -> int:
+        """The id of the process that serves now."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start the process; return once it listens."""
         orders = {
@@ -44,7 +50,9 @@ class DataProcess:
         )
         assert self._process.stdout is not None
         report = json.loads(self._process.stdout.readline())
-        assert report["listening"], report
+        if not report["listening"]:
+            self.end()
+            raise AssertionError(report)
         self.starts_count += 1
 
     def end(self, number: int = signal.SIGKILL) -> int:

@@ -139,7 +139,7 @@ class Catalog:
         """
         place = Place(name=name, directory=self._directory / parse_volume_name(name))
         with _telling(f"make the volume {name}"), contextlib.ExitStack() as held:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make_directory()
             with self._alone():
                 self._sweep()
                 self._refuse_another(place)
@@ -168,6 +168,13 @@ class Catalog:
             _flush_directory(self._directory)
             with self._alone():
                 self._sweep()
+
+    def _make_directory(self) -> None:
+        """Make the directory if need be, with its parents; their names survive loss of power."""
+        made = [path for path in (self._directory, *self._directory.parents) if not path.exists()]
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in made:
+            _flush_directory(path.parent)
 
     def _refuse_another(self, place: Place) -> None:
         if os.path.lexists(place.directory):

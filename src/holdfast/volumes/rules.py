@@ -23,7 +23,7 @@ STALL_DEADLINE_S: Final = 5.0
 """A change that is stalled this long fails with `log-full`, and nothing of it has happened."""
 CLOCK_RATE_ERROR: Final = 0.001
 """The monotonic clocks of two machines run apart by less than this fraction."""
-CHECKPOINT_FRACTION: Final = 0.9
+CHECKPOINT_FRACTION: Final = 0.8
 """Of the active half of the log: from here on a checkpoint is urgent."""
 
 PRESETS: Final = {

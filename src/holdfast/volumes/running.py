@@ -8,7 +8,7 @@ Invariants:
 1. A waiter is called exactly once, in the event thread.
 2. Nobody is told of durability before the volume counts it, and a failed flush tells all waiters.
 3. One flush answers everyone who asked before it began; at most one is under way.
-4. From the soft watermark of the log on, `pause_s` slows those who write, so that few ever stall.
+4. From the soft watermark of the log on, `take_pause` slows those who write: few ever stall.
 5. After every checkpoint everyone who waits for room tries again; after a failed one a tick later.
 """
 
@@ -42,8 +42,7 @@ class RunningVolume:
         self.volume = volume
         self.counters = counters
         self.clock = clock
-        self.pause_s = 0.0
-        """How long a connection that has written waits before it takes more; see rules.pressure."""
+        self._pause_s = 0.0
         self.clients_count = 0
         """Connections of all front ends; each front end counts its own in and out."""
         self._loop = asyncio.get_running_loop()
@@ -98,9 +97,18 @@ class RunningVolume:
 
     def _ask_for_checkpoint(self) -> None:
         self._unasked_bytes = 0
-        self.pause_s = rules.pressure(self.volume.log_fraction).pause_s
+        self._pause_s = rules.pressure(self.volume.log_fraction).pause_s
         if not self._is_checkpointing and self.volume.wants_checkpoint():
             self._begin_checkpoint()
+
+    def take_pause(self) -> float:
+        """Return for how many seconds who has written should take nothing more, or 0.
+
+        Once for each ASK_BYTES written, by whomever: a pause for each request would slow small
+        ones, that come singly, a hundred times as much as large ones.
+        """
+        pause_s, self._pause_s = self._pause_s, 0.0
+        return pause_s
 
     def is_alone(self, client: object, requests_count: int) -> bool:
         """Take note of requests that came together; return whether only this client asks, singly.

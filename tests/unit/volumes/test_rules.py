@@ -26,7 +26,7 @@ def test_pause_grows_with_the_log_and_has_an_end(used: float) -> None:
 
 @pytest.mark.parametrize(
     ("fraction", "idle_ms", "wanted"),
-    [(0, 10_000, False), (0.01, 99, False), (0.01, 100, True), (0.9, 0, True), (1.0, 0, True)],
+    [(0, 10_000, False), (0.01, 99, False), (0.01, 100, True), (0.8, 0, True), (1.0, 0, True)],
 )
 def test_checkpoint_is_wanted_when_idle_or_urgent(
     fraction: float, idle_ms: int, wanted: bool

@@ -7,9 +7,14 @@
 3. After opening, a volume that was ever assigned (epoch > 0) waits for a new assignment.
 """
 
+from typing import Final
+
 from holdfast.errors import FencedError
 from holdfast.ports import Clock
 from holdfast.volumes.model import Fence, Role
+
+_PRIMARY: Final = Role.PRIMARY
+"""Looking up a member of an enumeration costs as much as a small call, in each request."""
 
 
 class Authority:
@@ -22,7 +27,7 @@ class Authority:
     def check(self) -> None:
         """Raise FencedError (`not-primary`, `lease-ended`) unless this copy may acknowledge."""
         fence = self.now
-        if fence.role is not Role.PRIMARY:
+        if fence.role is not _PRIMARY:
             raise FencedError(
                 f"this copy of the volume is {fence.role.name.lower()}, not primary",
                 code="not-primary",

@@ -29,6 +29,10 @@ _REFUSALS: Final[dict[VolumeState, type[HoldfastError]]] = {
 }
 
 
+_HEALTHY: Final = VolumeState.HEALTHY
+"""Looking up a member of an enumeration costs as much as a small call, in each request."""
+
+
 class VolumeCore:
     """See the module."""
 
@@ -108,7 +112,7 @@ class VolumeCore:
 
     def check_writable(self) -> None:
         """Raise unless changes may be taken and acknowledged now: see check_usable; FencedError."""
-        if self.state is not VolumeState.HEALTHY:
+        if self.state is not _HEALTHY:
             self.check_usable()
         self.authority.check()
 

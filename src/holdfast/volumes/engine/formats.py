@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
-from holdfast.errors import UnsupportedError
+from holdfast.errors import InvalidRequestError, UnsupportedError
 from holdfast.ports import Buffer
 from holdfast.volumes.model import BLOCK_BYTES, Geometry, Lsn, Role
 
@@ -148,7 +148,13 @@ def decode_superblock(data: bytes) -> Superblock | None:
             code="format-newer",
             advice="use the version of holdfast that made it, or a newer one",
         )
-    geometry = Geometry(size_bytes=size, block_bytes=block, slot_bytes=slot, segment_bytes=segment)
+    try:
+        geometry = Geometry(size_bytes=size, slot_bytes=slot, segment_bytes=segment)
+        role = Role(rest[5])
+    except (InvalidRequestError, ValueError):
+        return None
+    if block != BLOCK_BYTES:
+        return None
     return Superblock(
         generation=generation,
         volume_id=volume_id,
@@ -160,7 +166,7 @@ def decode_superblock(data: bytes) -> Superblock | None:
         chain=rest[2],
         durable_lsn=Lsn(rest[3]),
         epoch=rest[4],
-        role=Role(rest[5]),
+        role=role,
         prepared_bytes=rest[6],
         prepared_epoch=rest[7],
         created_ns=rest[8],
@@ -215,7 +221,12 @@ class BatchHeader(NamedTuple):
 
 def encode_batch_header(header: BatchHeader) -> tuple[bytes, int]:
     """Return the bytes of a batch header, and its digest, which the next batch carries."""
-    body = _BATCH.pack(BATCH_MAGIC, *header)
+    return pack_batch_header(*header)
+
+
+def pack_batch_header(*fields: int) -> tuple[bytes, int]:
+    """As encode_batch_header, from the fields in their order."""
+    body = _BATCH.pack(BATCH_MAGIC, *fields)
     digest = xxh3_64_intdigest(body)
     return body + _U64.pack(digest), digest
 

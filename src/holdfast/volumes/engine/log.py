@@ -22,8 +22,7 @@ from holdfast.ports import BlockFile, Buffer
 from holdfast.volumes.engine.formats import (
     BATCH_HEADER_BYTES,
     NONCE_BYTES,
-    BatchHeader,
-    encode_batch_header,
+    pack_batch_header,
 )
 from holdfast.volumes.model import Lsn
 
@@ -78,7 +77,7 @@ class Log:
             for part in parts:
                 state.update(part)
             digest = state.intdigest()
-        header = BatchHeader(
+        data, chain = pack_batch_header(
             self.incarnation,
             self.pass_number,
             self.last_lsn + 1,
@@ -90,7 +89,6 @@ class Log:
             digest,
             self.chain,
         )
-        data, chain = encode_batch_header(header)
         self.file.pwritev([data, *parts], self.segment_at + self.used)
         self.used += BATCH_HEADER_BYTES + payload_bytes
         self.chain = chain

@@ -9,7 +9,7 @@ from typing import TypeVar
 from holdfast.volumes.engine.apply import Maps
 from holdfast.volumes.engine.checks import CheckPages
 from holdfast.volumes.engine.dirty import NOWHERE, ZERO
-from holdfast.volumes.engine.formats import zero_check
+from holdfast.volumes.engine.formats import DATA_BIT, zero_check
 from holdfast.volumes.model import BLOCK_BYTES, ChangedExtent, Extent, Geometry
 
 KindT = TypeVar("KindT")
@@ -68,6 +68,9 @@ def _slot_kinds(
             yield last, (True, True)
             return
         found = checks.get(physical * slot_blocks, slot_blocks)
+        if all(check & DATA_BIT for check in found):
+            yield last, (False, False)
+            return
         for block, check in enumerate(found, first // BLOCK_BYTES):
             yield (block + 1) * BLOCK_BYTES, (False, check == zero_check(block))
         return

@@ -3,13 +3,13 @@
 A scrub goes in steps of a few slots: `begin` notes what is at home, the step reads it elsewhere,
 `finish` looks again, in the owner, at whatever differed: only what still differs is damage.
 
-1. Every block at home, every sector of the slot table, the newest superblock and every batch in
-   the log that is not home yet is read once in a pass.
+1. Every block that has a place in the extent file, every sector of the slot table, the newest
+   superblock and every batch in the log that is not home yet is read once in a pass.
 2. Nothing is reported that the owner did not see itself: no false positive beside writers.
 """
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
@@ -28,14 +28,23 @@ from holdfast.volumes.engine.volume import Volume
 from holdfast.volumes.model import BLOCK_BYTES, Damage
 
 STEP_SLOTS: Final = 64
+_PASSED_SLOTS_MAX: Final = 1 << 14
+"""Slots that a step looks for; most of a large volume may have no space."""
+
+
+class _Place(NamedTuple):
+    """Where a slot is; its checks, unless they are at home."""
+
+    slot: int
+    physical: int
+    checks: list[int] | None
 
 
 class ScrubStep:
     """Some slots and where they were when the step began; a Job."""
 
-    def __init__(self, files: VolumeFiles, slot_bytes: int, places: list[tuple[int, int]]) -> None:
+    def __init__(self, files: VolumeFiles, slot_bytes: int, places: list[_Place]) -> None:
         self.places = places
-        """(slot, physical slot)."""
         self.suspects: list[int] = []
         self._files = files
         self._slot_bytes = slot_bytes
@@ -45,9 +54,9 @@ class ScrubStep:
         pages = CheckPages(self._files.checks, 8)
         buffer = memoryview(bytearray(self._slot_bytes))
         blocks = self._slot_bytes // BLOCK_BYTES
-        for slot, physical in self.places:
+        for slot, physical, placed_checks in self.places:
             try:
-                checks = pages.get(physical * blocks, blocks)
+                checks = placed_checks or pages.get(physical * blocks, blocks)
                 self._files.extent.pread_into(buffer, physical * self._slot_bytes)
                 verify_blocks(buffer, slot * self._slot_bytes, checks, "extent")
             except (IntegrityError, StorageFailedError):
@@ -66,14 +75,22 @@ class Scrub:
 
     def begin(self) -> ScrubStep:
         """Return the next step; the last one also looks at the log and the tables."""
-        table = self.volume.maps.table
-        places: list[tuple[int, int]] = []
-        while self.next_slot < table.slots_count and len(places) < STEP_SLOTS:
-            physical = table.physical(self.next_slot)
-            if physical >= 0:
-                places.append((self.next_slot, physical))
+        places: list[_Place] = []
+        end = min(self.volume.maps.table.slots_count, self.next_slot + _PASSED_SLOTS_MAX)
+        while self.next_slot < end and len(places) < STEP_SLOTS:
+            place = self._place_of(self.next_slot)
+            if place.physical >= 0:
+                places.append(place)
             self.next_slot += 1
         return ScrubStep(self.volume.files, self.volume.geometry.slot_bytes, places)
+
+    def _place_of(self, slot: int) -> _Place:
+        maps = self.volume.maps
+        for layer in maps.layers():
+            placed = layer.slot_of(slot)
+            if placed is not None:
+                return _Place(slot, placed.physical, placed.checks.tolist())
+        return _Place(slot, maps.table.physical(slot), None)
 
     def finish(self, step: ScrubStep, error: HoldfastError | None) -> None:
         """Look again at what differed; raises `error` if the step could not run."""

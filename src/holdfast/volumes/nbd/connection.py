@@ -30,6 +30,10 @@ from holdfast.volumes.rules import STALL_DEADLINE_S
 from holdfast.volumes.running import RunningVolume
 
 _BLOCKED: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_LOOKS_MAX: Final = 32
+"""Requests served without going back to the loop, where others wait."""
+_INPUT: Final = Wait.INPUT
+"""Looking up a member of an enumeration costs as much as a small call, in each request."""
 _NEGOTIATION_RECEIVE_BYTES: Final = 16 << 10
 _TLS_RECORDS_MAX: Final = 64
 """Records taken in one wakeup: the kernel hands out one at a time, 16 KiB at most."""
@@ -51,6 +55,7 @@ class Surroundings(Protocol):
     exports: Sequence[Described]
     tls_context: ssl.SSLContext | None
     tls_mode: TlsMode
+    spin_ns: int
 
     def ask_growth(self, connection: "Connection") -> None:
         """Have `grow` called now, or once there is memory for it."""
@@ -172,6 +177,20 @@ class Connection:
             self._negotiate()
         elif self._fill():
             self._advance()
+            if self._server.spin_ns and self._session.is_alone:
+                self._look_for_more()
+
+    def _look_for_more(self) -> None:
+        """After an answer look for the next request for a moment: the loop's way costs as much."""
+        clock, spin_ns = self._server.clock, self._server.spin_ns
+        for _ in range(_LOOKS_MAX):
+            end_ns = clock.monotonic_ns() + spin_ns
+            while self._is_reading and not self._fill():
+                if clock.monotonic_ns() >= end_ns:
+                    return
+            if not self._is_reading:
+                return
+            self._advance()
 
     def _fill(self) -> bool:
         """Receive what there is; False if nothing came."""
@@ -213,18 +232,22 @@ class Connection:
                 self._send()  # What came before it was carried out, and is answered.
                 raise
             self._send()
-            if self._wait is Wait.OUTPUT and not self._outbox.size_bytes:
-                continue
-            break
+            if self._wait is _INPUT or self._wait is not Wait.OUTPUT or self._outbox.size_bytes:
+                break
         if self._waits_for_room and self._wait is not Wait.ROOM:
             self._end_stall()
         if session.has_written:
             session.has_written = False
-            if server.running.pause_s and self._wait in (Wait.INPUT, Wait.TURN):
-                self._pause(server.running.pause_s)
+            pause_s = server.running.take_pause()
+            if pause_s and self._wait in (Wait.INPUT, Wait.TURN):
+                self._pause(pause_s)
                 return
-        self._read(self._wait is Wait.INPUT and not self._inbox.needs_growth)
-        match self._wait:
+        self._wait_for(self._wait, now_ns)
+
+    def _wait_for(self, wait: Wait, now_ns: int) -> None:
+        server = self._server
+        self._read(wait is _INPUT and not self._inbox.needs_growth)
+        match wait:
             case Wait.INPUT:
                 if self._has_grown and not self._inbox.is_mid_request:
                     self._shrink()
@@ -337,7 +360,8 @@ class Connection:
                 return
             outbox.sent(sent_bytes)
             self._moved_ns = self._server.clock.monotonic_ns()
-        self._write(False)
+        if self._is_writing:
+            self._write(False)
 
     def _negotiate(self) -> None:
         negotiation = self._negotiation

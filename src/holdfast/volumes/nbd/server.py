@@ -66,7 +66,7 @@ class NbdServer:
         self._listeners = list(listeners)
         self._loop = asyncio.get_running_loop()
         self._check = self._loop.call_later(CHECK_INTERVAL_S, self._on_check)
-        self._spin_ns = spin_us * 1000
+        self.spin_ns = spin_us * 1000
         self._spin_end_ns = 0
         self._is_spinning = False
         for listener in self._listeners:
@@ -114,8 +114,8 @@ class NbdServer:
 
     def spin(self) -> None:
         """Keep the loop awake for a moment, if so configured: the next request may be near."""
-        if self._spin_ns:
-            self._spin_end_ns = self.clock.monotonic_ns() + self._spin_ns
+        if self.spin_ns:
+            self._spin_end_ns = self.clock.monotonic_ns() + self.spin_ns
             if not self._is_spinning:
                 self._is_spinning = True
                 self._loop.call_soon(self._on_spin)

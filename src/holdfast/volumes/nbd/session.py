@@ -53,6 +53,8 @@ _pack_simple: Final = codec.SIMPLE_REPLY.pack_into
 _CHUNK: Final = codec.STRUCTURED_REPLY_MAGIC
 _DATA: Final = int(codec.ChunkType.OFFSET_DATA)
 _PREFETCH_BYTES: Final = 1 * MIB
+_STATUS_BYTES_MAX: Final = 32 * MIB
+"""How far a reply to BLOCK_STATUS looks at most, however much was asked about: others wait."""
 _KEEP_BYTES: Final = 64 * MIB
 """Zeroes that keep their space are done up to multiples of this: no slot lies across one."""
 # Plain integers: the complement of a flag of an enumeration leaves unknown bits out.
@@ -81,6 +83,10 @@ class Wait(StrEnum):
     """Too many requests wait for a flush."""
     END = auto()
     """Nothing more will be taken; end once all is answered and sent."""
+
+
+_INPUT: Final = Wait.INPUT
+"""Looking up a member of an enumeration costs as much as a small call, in each request."""
 
 
 class Session:
@@ -119,7 +125,8 @@ class Session:
         self._is_ending = False
         self._is_advancing = False
         self._began_ns = 0
-        self._is_alone = False
+        self.is_alone = False
+        """Whether only this client asks, and waits for each answer."""
         self.waiting_count = 0
         self._zeroed_bytes = 0
         """How much of the zeroes under way is done: each piece of them may wait for room."""
@@ -151,29 +158,31 @@ class Session:
 
     def _advance(self, now_ns: int) -> Wait:
         served_count = 0
+        self._began_ns = now_ns
+        outbox, inbox = self._outbox, self._inbox
         while True:
             if self._writes and not self._write():
                 return Wait.ROOM
             if self._reads and not self._read():
                 return Wait.OUTPUT
-            if self._other is not None and not self._serve(self._other):
-                return Wait.ROOM
-            self._other = None
+            if self._other is not None:
+                if not self._serve(self._other):
+                    return Wait.ROOM
+                self._other = None
             if self._is_ending:
                 return Wait.END
-            if self._outbox.is_full:
+            if outbox.is_full:
                 return Wait.OUTPUT
             if self.waiting_count >= NBD_WAITING_MAX:
                 return Wait.DURABILITY
             if served_count >= NBD_BATCH_MAX:
                 return Wait.TURN
-            batch = self._inbox.take()
+            batch = inbox.take()
             if batch is None:
-                return Wait.INPUT
+                return _INPUT
             count = len(batch.writes) + len(batch.reads) + (batch.other is not None)
             served_count += count
-            self._is_alone = self._running.is_alone(self, count)
-            self._began_ns = now_ns
+            self.is_alone = self._running.is_alone(self, count)
             self._admit(batch)
 
     def _admit(self, batch: Batch) -> None:
@@ -385,7 +394,7 @@ class Session:
             )
 
     def _status_in(self, context: Context, request: Request) -> list[tuple[int, int]]:
-        start, size_bytes = request.start, request.size_bytes
+        start, size_bytes = request.start, min(request.size_bytes, _STATUS_BYTES_MAX)
         if context.since_lsn is None:
             extents = self._volume.allocation(start, size_bytes)
             return [(size, _HOLE * is_hole | _ZERO * is_zero) for size, is_hole, is_zero in extents]
@@ -415,7 +424,7 @@ class Session:
         """Answer requests once everything up to `lsn` is durable, or with why it is not."""
         self.waiting_count += len(cookies)
         durable = partial(self._durable, cookies, counter, self._began_ns)
-        self._running.sync(lsn, durable, is_alone=self._is_alone)
+        self._running.sync(lsn, durable, is_alone=self.is_alone)
 
     def _durable(
         self,

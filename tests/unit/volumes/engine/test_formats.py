@@ -12,7 +12,9 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.simulation.volume_world import SMALL, VolumeWorld
+from xxhash import xxh3_64_intdigest
 
+from holdfast.errors import UnsupportedError
 from holdfast.volumes.engine.formats import (
     HINT_BYTES,
     SECTOR_BYTES,
@@ -96,6 +98,23 @@ def test_altered_superblock_is_none(at: int, mask: int) -> None:
     data = bytearray(SUPERBLOCK)
     data[at] ^= mask
     assert decode_superblock(bytes(data)) is None
+
+
+fields = st.sampled_from([at for at in range(8, 144) if not (60 <= at < 64 or 113 <= at < 120)])
+
+
+@given(changes=st.lists(st.tuples(fields, st.integers(0, 255)), min_size=1, max_size=9))
+def test_superblock_that_makes_no_sense_is_none_though_its_digest_is_right(
+    changes: list[tuple[int, int]],
+) -> None:
+    body = bytearray(SUPERBLOCK[:-8])
+    for at, byte in changes:
+        body[at] = byte
+    try:
+        found = decode_superblock(bytes(body) + xxh3_64_intdigest(body).to_bytes(8, "little"))
+    except UnsupportedError:
+        return
+    assert found is None or encode_superblock(found)[:-8] == body
 
 
 @given(data=st.binary(max_size=600))

@@ -171,10 +171,11 @@ def test_who_writes_is_slowed_as_the_log_fills(served: NbdServerThread, clients:
     client.start("disk")
     _volume(served).log_fraction = 0.95
 
-    assert client.write(0, A * 128) == 0  # From so many bytes on the log is looked at.
-    assert [client.write(0, A) for _ in range(3)] == [0] * 3
+    # From so many bytes on the log is looked at; once for each, not for each small request.
+    assert [client.write(0, A * 128) for _ in range(2)] == [0] * 2
+    assert [client.write(0, A) for _ in range(9)] == [0] * 9
     slowed = served.counters.pauses_count
-    assert slowed >= 2
+    assert 2 <= slowed < 9
     assert [len(client.read(0, 4096)) for _ in range(3)] == [4096] * 3
     assert served.counters.pauses_count - slowed <= 1, "who only reads is not slowed"
 
