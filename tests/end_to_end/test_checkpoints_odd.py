@@ -38,8 +38,8 @@ def make_odd(root: Path) -> Path:
             (b"a line\n" * (size_bytes // 7 + 1))[:size_bytes],
         )
     with open(root / "sparse", "wb") as stream:
-        stream.truncate(3 * GIB)
-        for at in (5 * MIB + 17, GIB, 3 * GIB - 3):
+        stream.truncate(GIB)
+        for at in (5 * MIB + 17, GIB // 2, GIB - 3):
             stream.seek(at)
             stream.write(b"abc")
     write(root / "linked" / "a", pattern(3000, 50))
