@@ -43,8 +43,8 @@ def make_odd(root: Path) -> Path:
             stream.seek(at)
             stream.write(b"abc")
     write(root / "linked" / "a", pattern(3000, 50))
-    for name in ("b", "c"):
-        os.link(root / "linked" / "a", root / "linked" / name)
+    for link in ("b", "c"):
+        os.link(root / "linked" / "a", root / "linked" / link)
     os.link(root / "sizes" / f"random-{8 * MIB}", root / "linked" / "large")
     os.symlink("../linked/a", root / "linked" / "link")
     os.symlink(b"nowhere \xff\n", raw(root, b"linked", b"dangling"))
@@ -55,11 +55,11 @@ def make_odd(root: Path) -> Path:
     os.setxattr(root / "empty", "user.directory", b"d" * 300)
     write(root / "modes" / "nobody", b"x").chmod(0)
     write(root / "modes" / "sticky", b"x").chmod(0o6751)
-    for name, mtime_ns in (
+    for label, mtime_ns in (
         ("past", -12_345_678_901_234_567),
         ("future", 9_000_000_000 * 10**9 + 1),
     ):
-        path = write(root / "times" / name, name)
+        path = write(root / "times" / label, label)
         os.utime(path, ns=(0, mtime_ns))
     os.utime(root / "times", ns=(0, 1))
     return root
