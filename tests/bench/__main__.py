@@ -56,7 +56,7 @@ class Bench:
         """Return the samples of all rounds; contenders that cannot run are in `skipped`."""
         make_dataset(self.dataset, self._work / "source")
         self._prepare()
-        if self.dataset.files_count >= FILES_MANY and self.workload.place is Place.DISK:
+        if self._makes_many() and self.workload.place is Place.DISK:
             # For about half a minute ext4 walks over the inodes that others deleted before.
             time.sleep(INODES_REST_S)
         rounds: list[Round] = []
@@ -123,8 +123,11 @@ class Bench:
         samples[contender.name] = sample
         figures = f"{sample.wall_s:.3f} s, CPU {sample.cpu_s:.3f} s"
         print(f"  {label}: {contender.name}: {figures}", file=sys.stderr)
-        if self.workload.target is Target.FRESH and self.dataset.files_count < FILES_MANY:
+        if self.workload.target is Target.FRESH and not self._makes_many():
             shutil.rmtree(environment["DST"])
+
+    def _makes_many(self) -> bool:
+        return self.workload.makes_files and self.dataset.files_count >= FILES_MANY
 
     def _check(self, environment: dict[str, str]) -> None:
         """Refuse the time of a copy that did not copy."""
