@@ -41,7 +41,7 @@ from holdfast.ports import PaceControl, StartWorkers, Workers
 from holdfast.server.local import LocalServices, make_workers, open_source
 from holdfast.stores.objects.directory import DirectoryObjects
 from holdfast.stores.objects.racing import measure_promises
-from holdfast.stores.registers.sqlite_states import Advance, advance_once, read_once
+from holdfast.stores.registers.sqlite_states import advance_once, read_once
 from holdfast.stores.system import SystemEntropy
 from holdfast.stores.threads import ThreadWorkers
 from holdfast.tasks.model import TaskState
@@ -267,17 +267,8 @@ class RegisterHeads:
         value = json.dumps({"checkpoint": checkpoint_id, "manifest": digest}).encode()
         key = f"plans/{plan_id}"
         for _ in range(_ADVANCES_MAX):
-            current = read_once(self._path, key)
-            if current.value == value:
-                return
-            wanted = Advance(
-                key=key,
-                expected=current.revision,
-                value=value,
-                epoch=current.epoch,
-                write_id=task_id,
-            )
-            if isinstance(advance_once(self._path, wanted), Advanced):
+            outcome = advance_once(self._path, key, value, task_id)
+            if isinstance(outcome, Advanced):
                 return
         raise StorageFailedError(
             f"the head of plan {plan_id} could not be advanced",

@@ -84,23 +84,28 @@ def read_once(path: Path, key: str) -> HeadState:
         return read_states(connection, key, 1)[0]
 
 
-def advance_once(path: Path, wanted: Advance) -> AdvanceOutcome:
-    """Open the file, recovering it as needed, and advance one key; durable when this returns."""
-    check_advance(
-        wanted.key,
-        expected=wanted.expected,
-        value=wanted.value,
-        epoch=wanted.epoch,
-        write_id=wanted.write_id,
-    )
+def advance_once(path: Path, key: str, value: bytes, write_id: str) -> AdvanceOutcome:
+    """Open the file, recovering it as needed, and give a key a value; durable when this returns.
+
+    Where it has that value already nothing is written.
+    """
+    check_key(key)
     with translated(path), contextlib.closing(open_for_writing(path)) as connection:
         # What raises before the commit leaves nothing: closing takes it back.
         connection.execute("BEGIN IMMEDIATE")
-        outcome = write_advance(connection, wanted)
+        current = read_states(connection, key, 1)[0]
+        if current.value == value:
+            return Advanced(state=current)
+        expected, epoch = current.revision, current.epoch
+        check_advance(key, expected=expected, value=value, epoch=epoch, write_id=write_id)
+        outcome = write_advance(
+            connection,
+            Advance(key=key, expected=expected, value=value, epoch=epoch, write_id=write_id),
+        )
         try:
             connection.execute("COMMIT")
         except sqlite3.Error:
-            return Unknown(write_id=wanted.write_id)
+            return Unknown(write_id=write_id)
         return outcome
 
 
