@@ -59,7 +59,7 @@ class Bench:
 
     def is_kept(self) -> bool:
         """Say whether its files are to stay until all workloads were run."""
-        return self.dataset.files_count >= FILES_MANY and self.workload.place is Place.DISK
+        return self._makes_many() and self.workload.place is Place.DISK
 
     def run(self, rounds_count: int) -> list[Round]:
         """Return the samples of all rounds; contenders that cannot run are in `skipped`."""
@@ -133,8 +133,11 @@ class Bench:
         samples[contender.name] = sample
         figures = f"{sample.wall_s:.3f} s, CPU {sample.cpu_s:.3f} s"
         print(f"  {label}: {contender.name}: {figures}", file=sys.stderr)
-        if self.workload.target is Target.FRESH and self.dataset.files_count < FILES_MANY:
+        if self.workload.target is Target.FRESH and not self._makes_many():
             shutil.rmtree(environment["DST"])
+
+    def _makes_many(self) -> bool:
+        return self.workload.makes_files and self.dataset.files_count >= FILES_MANY
 
     def _check(self, environment: dict[str, str]) -> None:
         """Refuse the time of a copy that did not copy."""

@@ -6,8 +6,15 @@ store. restic always encrypts; holdfast and borg do here only where their names 
 
 from tests.bench.model import Contender, Dataset, Target, Workload
 
-MIB = 1 << 20
-FILES = Dataset(files_count=2048, size_bytes=MIB, directories_count=64)
+KIB = 1 << 10
+FILES = Dataset(
+    files_count=22_304,
+    size_bytes=94 * KIB,
+    directories_count=223,
+    # Half of the files have a fiftieth of the bytes, the largest sixteenth two thirds of them.
+    sizes_bytes=(*(4 * KIB,) * 8, *(16 * KIB,) * 4, *(64 * KIB,) * 2, 256 * KIB, 1024 * KIB),
+)
+"""2 GiB; every size is met in every directory, for the numbers of both have no common factor."""
 
 _STATE = 'export HOLDFAST_STATE="$DST/state"\n'
 _PLAN = (
@@ -31,8 +38,9 @@ def _borg_make(encryption: str) -> str:
 def _first() -> Workload:
     return Workload(
         name="protect-first",
-        title="protect 2,048 files of 1 MiB into a new bank in a directory",
+        title="protect 2 GiB of mixed files (4 KiB to 1 MiB) into a new bank in a directory",
         dataset=FILES,
+        makes_files=False,
         rounds_count=3,
         contenders=(
             Contender(name="holdfast", script=f"{_PLAN}\n{_PROTECT}"),
@@ -51,7 +59,14 @@ def _first() -> Workload:
     )
 
 
-def _second(name: str, title: str, scripts: tuple[str, str, str], goal: float) -> Workload:
+def _second(
+    name: str,
+    title: str,
+    scripts: tuple[str, str, str],
+    goal: float,
+    *,
+    makes_files: bool = False,
+) -> Workload:
     """Return a workload on what each made itself."""
     own, borg, restic = scripts
     return Workload(
@@ -59,6 +74,7 @@ def _second(name: str, title: str, scripts: tuple[str, str, str], goal: float) -
         title=title,
         dataset=FILES,
         target=Target.OWN,
+        makes_files=makes_files,
         rounds_count=3,
         contenders=(
             Contender(name="holdfast", script=own, setup=f"{_PLAN}\n{_PROTECT}"),
@@ -91,7 +107,7 @@ BANK_WORKLOADS = (
     _first(),
     _second(
         "protect-unchanged",
-        "protect 2,048 files of 1 MiB again, nothing changed",
+        "protect 2 GiB of mixed files (4 KiB to 1 MiB) again, nothing changed",
         (_PROTECT, _BORG_SAVE, _RESTIC_SAVE),
         2.0,
     ),
@@ -115,5 +131,6 @@ BANK_WORKLOADS = (
             f'{_RESTIC}restic restore -q latest --target "$DST/out"\nrm -rf "$DST/out"',
         ),
         1.0,
+        makes_files=True,
     ),
 )

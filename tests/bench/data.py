@@ -16,8 +16,9 @@ def make_dataset(dataset: Dataset, root: Path) -> None:
     for index in range(dataset.files_count):
         directory = root / f"d{index % dataset.directories_count:04}"
         with open(directory / f"f{index:07}.dat", "wb") as file:
-            for start in range(0, dataset.size_bytes, _BLOCK_BYTES):
-                size_bytes = min(_BLOCK_BYTES, dataset.size_bytes - start)
+            length_bytes = dataset.size_of(index)
+            for start in range(0, length_bytes, _BLOCK_BYTES):
+                size_bytes = min(_BLOCK_BYTES, length_bytes - start)
                 file.write(hashlib.shake_128(f"{index}:{start}".encode()).digest(size_bytes))
 
 

@@ -1,7 +1,7 @@
 """What a benchmark is made of: data sets, contenders, workloads, samples. Values only."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
@@ -25,25 +25,36 @@ class Target(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """A tree of equal files of incompressible bytes."""
+    """A tree of files of incompressible bytes, equal ones or of several sizes."""
 
     files_count: int
     size_bytes: int
+    """Of each file; the mean where they differ."""
     directories_count: int
+    sizes_bytes: tuple[int, ...] = ()
+    """Where they differ: what they have, in turn; their number divides that of the files."""
+
+    def __post_init__(self) -> None:
+        if self.sizes_bytes:
+            turns, rest = divmod(self.files_count, len(self.sizes_bytes))
+            if rest or turns * sum(self.sizes_bytes) != self.total_bytes:
+                raise ValueError("the sizes do not come to what the data set says it has")
 
     def scaled(self, scale: float) -> "Dataset":
         """Return a smaller one: fewer files where there are many, smaller ones otherwise."""
         if self.files_count >= 1000:
-            return Dataset(
-                files_count=max(1, int(self.files_count * scale)),
-                size_bytes=self.size_bytes,
+            step = max(1, len(self.sizes_bytes))
+            return replace(
+                self,
+                files_count=max(1, int(self.files_count * scale) // step) * step,
                 directories_count=max(1, int(self.directories_count * scale)),
             )
-        return Dataset(
-            files_count=self.files_count,
-            size_bytes=max(1, int(self.size_bytes * scale)),
-            directories_count=self.directories_count,
-        )
+        return replace(self, size_bytes=max(1, int(self.size_bytes * scale)))
+
+    def size_of(self, index: int) -> int:
+        """Return how long a file is, in bytes."""
+        sizes = self.sizes_bytes
+        return sizes[index % len(sizes)] if sizes else self.size_bytes
 
     @property
     def total_bytes(self) -> int:
@@ -87,6 +98,8 @@ class Workload:
     samples_memory: bool = False
     """The ratio is of peak memory, not of time."""
     rounds_count: int = 5
+    makes_files: bool = True
+    """A run makes about as many files as the data set has, so that it waits for ext4 to rest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,6 +77,16 @@ def test_dataset_is_the_same_every_time_and_of_the_size_said(tmp_path: Path) -> 
     assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+def test_dataset_of_several_sizes_has_them_in_turn_and_says_their_sum(tmp_path: Path) -> None:
+    dataset = Dataset(files_count=6, size_bytes=300, directories_count=2, sizes_bytes=(100, 500))
+    make_dataset(dataset, tmp_path / "a")
+
+    assert measure_tree(tmp_path / "a") == (6, dataset.total_bytes)
+    assert sorted(p.stat().st_size for p in tmp_path.rglob("*.dat")) == [100] * 3 + [500] * 3
+    with pytest.raises(ValueError, match="do not come to"):
+        Dataset(files_count=5, size_bytes=300, directories_count=2, sizes_bytes=(100, 500))
+
+
 def test_times_and_memory_are_of_the_whole_tree(tmp_path: Path) -> None:
     burn = "python3 -c 'x = b\"x\" * (60 << 20); sum(range(3_000_000))' & wait $!"
 

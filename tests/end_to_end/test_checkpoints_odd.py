@@ -38,13 +38,13 @@ def make_odd(root: Path) -> Path:
             (b"a line\n" * (size_bytes // 7 + 1))[:size_bytes],
         )
     with open(root / "sparse", "wb") as stream:
-        stream.truncate(3 * GIB)
-        for at in (5 * MIB + 17, GIB, 3 * GIB - 3):
+        stream.truncate(GIB)
+        for at in (5 * MIB + 17, GIB // 2, GIB - 3):
             stream.seek(at)
             stream.write(b"abc")
     write(root / "linked" / "a", pattern(3000, 50))
-    for letter in ("b", "c"):
-        os.link(root / "linked" / "a", root / "linked" / letter)
+    for link in ("b", "c"):
+        os.link(root / "linked" / "a", root / "linked" / link)
     os.link(root / "sizes" / f"random-{8 * MIB}", root / "linked" / "large")
     os.symlink("../linked/a", root / "linked" / "link")
     os.symlink(b"nowhere \xff\n", raw(root, b"linked", b"dangling"))
@@ -55,11 +55,11 @@ def make_odd(root: Path) -> Path:
     os.setxattr(root / "empty", "user.directory", b"d" * 300)
     write(root / "modes" / "nobody", b"x").chmod(0)
     write(root / "modes" / "sticky", b"x").chmod(0o6751)
-    for when, mtime_ns in (
+    for label, mtime_ns in (
         ("past", -12_345_678_901_234_567),
         ("future", 9_000_000_000 * 10**9 + 1),
     ):
-        path = write(root / "times" / when, when)
+        path = write(root / "times" / label, label)
         os.utime(path, ns=(0, mtime_ns))
     os.utime(root / "times", ns=(0, 1))
     return root

@@ -108,9 +108,8 @@ class ChunkWriter:
             return chunk
         try:
             self._store(chunk, data)
-        except HoldfastError:
-            self.is_broken = True
-            raise
+        except HoldfastError as error:
+            raise self._broken_by(error) from error
         self._written.add(chunk)
         return chunk
 
@@ -136,12 +135,17 @@ class ChunkWriter:
             )
         try:
             self.store.settle()
-        except HoldfastError:
-            self.is_broken = True
-            raise
+        except HoldfastError as error:
+            raise self._broken_by(error) from error
         self._staged_bytes = 0
         new, self.new = self.new, []
         return new
+
+    def _broken_by(self, error: HoldfastError) -> HoldfastError:
+        """Return the error, saying that it is the bank's and not the resource's."""
+        self.is_broken = True
+        context = {**error.context, "bank": self.store.describe()}
+        return type(error)(error.message, code=error.code, advice=error.advice, **context)
 
 
 class _ChangedError(Exception):

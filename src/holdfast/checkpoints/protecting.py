@@ -135,7 +135,7 @@ class ProtectRun:
             plugins=self._around.plugins,
             kind=OperationKind.PROTECT,
             contexts=contexts,
-            on_fault=lambda _error: _still_there(lease),
+            on_fault=lambda error: _blame(error, lease),
         )
         walk.run(self._plan.resources)
         written = {
@@ -334,11 +334,13 @@ class ProtectRun:
         }
 
 
-def _still_there(lease: Lease) -> None:
+def _blame(error: HoldfastError, lease: Lease) -> None:
     """Return if it can have been the resource that failed; raise if it was the bank or the lease.
 
     Never only renewed: a lease that ran out must stay lost, for a sweep may have been there.
     """
+    if "bank" in error.context:
+        raise error
     lease.check()
     lease.renew()
 

@@ -121,7 +121,8 @@ class ObjectStore(Protocol):
     def stage(self, name: str, data: Buffer) -> None:
         """As `put`, but seen and durable at the latest when `settle` has returned, never in part.
 
-        For many at once: a medium takes them in one flush.
+        For many at once: a medium takes them in one flush. Where it raises, nothing that this
+        thread staged counts any more.
         """
         ...
 

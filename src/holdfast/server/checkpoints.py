@@ -33,13 +33,14 @@ from holdfast.errors import (
     NotFoundError,
     StorageFailedError,
 )
-from holdfast.model.head import Advanced, Epoch, HeadState, Refused, Unknown
+from holdfast.model.head import Advanced, HeadState
 from holdfast.model.ids import TaskId
 from holdfast.model.limits import JOBS_MAX
 from holdfast.ports import ObjectStore, PaceControl, StartWorkers, StorePromises, Workers
 from holdfast.server.local import LocalServices, make_workers, open_source
 from holdfast.stores.objects.directory import DirectoryObjects
 from holdfast.stores.objects.racing import measure_promises
+from holdfast.stores.registers.sqlite_states import advance_once, read_once
 from holdfast.stores.system import SystemEntropy
 from holdfast.stores.threads import ThreadWorkers
 from holdfast.tasks.model import TaskState
@@ -261,49 +262,21 @@ class RegisterHeads:
         """See PlanHeads."""
         if not self._path.exists():
             return None
-        return _parse_head(self._ask(plan_id, None, "", Epoch(0)))
+        return _parse_head(read_once(self._path, f"plans/{plan_id}"))
 
     def advance(self, plan_id: str, checkpoint_id: str, digest: str, task_id: str) -> None:
         """See PlanHeads."""
         value = json.dumps({"checkpoint": checkpoint_id, "manifest": digest}).encode()
-        self._ask(plan_id, value, task_id, Epoch(0))
-
-    def _ask(self, plan_id: str, value: bytes | None, write_id: str, epoch: Epoch) -> HeadState:
-        import asyncio
-
-        return asyncio.run(self._ask_register(plan_id, value, write_id, epoch))
-
-    async def _ask_register(
-        self, plan_id: str, value: bytes | None, write_id: str, epoch: Epoch
-    ) -> HeadState:
-        from holdfast.stores.registers.sqlite import SqliteRegister
-
-        register = SqliteRegister(self._path)
         key = f"plans/{plan_id}"
-        try:
-            for _ in range(_ADVANCES_MAX):
-                current = await register.read(key)
-                if value is None or current.value == value:
-                    return current
-                outcome = await register.advance(
-                    key,
-                    expected=current.revision,
-                    value=value,
-                    epoch=max(epoch, current.epoch),
-                    write_id=write_id,
-                )
-                match outcome:
-                    case Advanced(state=state):
-                        return state
-                    case Refused() | Unknown():
-                        continue
-            raise StorageFailedError(
-                f"the head of plan {plan_id} could not be advanced",
-                code="head-not-advanced",
-                advice="run it again: the checkpoint is in the bank already",
-            )
-        finally:
-            await register.close()
+        for _ in range(_ADVANCES_MAX):
+            outcome = advance_once(self._path, key, value, task_id)
+            if isinstance(outcome, Advanced):
+                return
+        raise StorageFailedError(
+            f"the head of plan {plan_id} could not be advanced",
+            code="head-not-advanced",
+            advice="run it again: the checkpoint is in the bank already",
+        )
 
 
 def _parse_head(state: HeadState) -> tuple[str, str] | None:

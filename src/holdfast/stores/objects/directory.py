@@ -10,7 +10,7 @@ Order of writes, and the crash each survives:
 
 Invariants:
 1. Under a name stands nothing or a whole object, whatever was cut off.
-2. A failed flush is never repeated: what was staged is dropped and must be staged anew.
+2. After a stage or flush that failed, what was staged is dropped and must be staged anew.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
-from holdfast.errors import CapacityError, NotFoundError, StorageFailedError
+from holdfast.errors import CapacityError, HoldfastError, NotFoundError, StorageFailedError
 from holdfast.model.objects import check_object_name
 from holdfast.ports import Buffer, Entropy, ObjectInfo, PutOutcome
 from holdfast.stores.directories import linux
@@ -93,7 +93,12 @@ class DirectoryObjects:
 
     def stage(self, name: str, data: Buffer) -> None:
         """See ObjectStore."""
-        self._staged().append((self._write(name, data, flush=False), self._path(name)))
+        try:
+            written = self._write(name, data, flush=False)
+        except HoldfastError:
+            self.close()  # A full disk is not to be held full by what will never be settled.
+            raise
+        self._staged().append((written, self._path(name)))
 
     def settle(self) -> None:
         """See ObjectStore."""

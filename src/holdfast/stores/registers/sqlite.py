@@ -1,7 +1,8 @@
 """A register in one SQLite file: the home of heads for a single instance.
 
 Owns the file's connections and the two threads that use them, one for writing and one for reading;
-decides nothing (model/head.py does) and knows no tables' making (sqlite_file.py does).
+decides nothing (model/head.py does) and knows no tables' making (sqlite_file.py does) nor rows
+(sqlite_states.py does).
 
 1. Advances that wait together are decided in order and made durable by one commit; no answer leaves
    before that commit has returned.
@@ -13,14 +14,11 @@ decides nothing (model/head.py does) and knows no tables' making (sqlite_file.py
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
 from holdfast.errors import HoldfastError, StorageFailedError, UnavailableError
 from holdfast.model.head import (
-    ABSENT,
-    Advanced,
     AdvanceOutcome,
     Epoch,
     HeadState,
@@ -28,10 +26,8 @@ from holdfast.model.head import (
     Unknown,
     check_advance,
     check_key,
-    decide_advance,
 )
 from holdfast.model.limits import (
-    HEAD_HISTORY_MAX,
     HEAD_KEYS_PAGE_MAX,
     REGISTER_BATCH_MAX,
     REGISTER_QUEUE_MAX,
@@ -43,21 +39,12 @@ from holdfast.stores.registers.sqlite_file import (
     open_for_reading,
     open_for_writing,
 )
+from holdfast.stores.registers.sqlite_states import Advance, read_states, write_advance
 
 ResultT = TypeVar("ResultT")
 Row = tuple[int, int, bytes | None, str]
 Query = Callable[[sqlite3.Connection], object]
 
-_CURRENT: Final = (
-    "SELECT revision, epoch, value, write_id FROM states WHERE key = ?"
-    " ORDER BY revision DESC LIMIT ?"
-)
-_FOLLOWER: Final = (
-    "SELECT revision, epoch, value, write_id FROM states WHERE key = ? AND revision > ?"
-    " ORDER BY revision LIMIT 1"
-)
-_INSERT: Final = "INSERT INTO states VALUES (?, ?, ?, ?, ?)"
-_FORGET: Final = "DELETE FROM states WHERE key = ? AND revision <= ?"
 # From one key to the next by the index: a key's other states are not walked over.
 _KEYS: Final = """
     WITH RECURSIVE found(key, number) AS (
@@ -70,15 +57,6 @@ _KEYS: Final = """
     SELECT key FROM found
     WHERE key IS NOT NULL AND substr(key, 1, length(:prefix)) = :prefix
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Advance:
-    key: str
-    expected: Revision
-    value: bytes | None
-    epoch: Epoch
-    write_id: str
 
 
 class _Check:
@@ -94,7 +72,7 @@ class SqliteRegister:
         self._failure: StorageFailedError | None = None
         self._writer = open_for_writing(path)
         self._reader = open_for_reading(path)
-        self._writing: Lane[_Advance | _Check, AdvanceOutcome | None] = Lane(
+        self._writing: Lane[Advance | _Check, AdvanceOutcome | None] = Lane(
             "register's writer",
             self._commit,
             queue_max=REGISTER_QUEUE_MAX,
@@ -110,7 +88,7 @@ class SqliteRegister:
     async def read(self, key: str) -> HeadState:
         """See Register.read."""
         check_key(key)
-        return await self._read(lambda connection: _states(connection, key, 1)[0])
+        return await self._read(lambda connection: read_states(connection, key, 1)[0])
 
     async def advance(
         self,
@@ -124,7 +102,7 @@ class SqliteRegister:
         """See Register.advance."""
         check_advance(key, expected=expected, value=value, epoch=epoch, write_id=write_id)
         outcome = await self._writing.submit(
-            _Advance(key=key, expected=expected, value=value, epoch=epoch, write_id=write_id)
+            Advance(key=key, expected=expected, value=value, epoch=epoch, write_id=write_id)
         )
         assert outcome is not None
         return outcome
@@ -132,7 +110,7 @@ class SqliteRegister:
     async def history(self, key: str, limit: int) -> list[HeadState]:
         """See Register.history."""
         check_key(key)
-        states = await self._read(lambda connection: _states(connection, key, limit))
+        states = await self._read(lambda connection: read_states(connection, key, limit))
         return [state for state in states if state.revision]
 
     async def list_keys(self, prefix: str, after: str, limit: int) -> list[str]:
@@ -178,14 +156,14 @@ class SqliteRegister:
             raise error_of(error, self._path) from error
 
     def _commit(
-        self, jobs: Sequence[_Advance | _Check]
+        self, jobs: Sequence[Advance | _Check]
     ) -> Sequence[AdvanceOutcome | HoldfastError | None]:
         """Decide all in order, commit once, and only then answer."""
         if self._failure:
             return [_again(self._failure)] * len(jobs)
         try:
             self._writer.execute("BEGIN IMMEDIATE")
-            outcomes = [_decide(self._writer, job) for job in jobs]
+            outcomes = [self._decide(job) for job in jobs]
         except sqlite3.Error as error:
             return [self._on_failed_statement(error)] * len(jobs)
         try:
@@ -194,6 +172,12 @@ class SqliteRegister:
             self._failure = failed(self._path, f"a commit failed: {error}")
             return [self._in_doubt(job) for job in jobs]
         return outcomes
+
+    def _decide(self, job: Advance | _Check) -> AdvanceOutcome | None:
+        if isinstance(job, _Check):
+            self._writer.execute("UPDATE checks SET count = count + 1")
+            return None
+        return write_advance(self._writer, job)
 
     def _on_failed_statement(self, error: sqlite3.Error) -> HoldfastError:
         """Leave the batch undone; give up the connection where it can no longer be trusted."""
@@ -209,44 +193,9 @@ class SqliteRegister:
             self._failure = ours
         return ours
 
-    def _in_doubt(self, job: _Advance | _Check) -> AdvanceOutcome | HoldfastError:
+    def _in_doubt(self, job: Advance | _Check) -> AdvanceOutcome | HoldfastError:
         assert self._failure
-        return Unknown(write_id=job.write_id) if isinstance(job, _Advance) else self._failure
-
-
-def _decide(connection: sqlite3.Connection, job: _Advance | _Check) -> AdvanceOutcome | None:
-    if isinstance(job, _Check):
-        connection.execute("UPDATE checks SET count = count + 1")
-        return None
-    current = _states(connection, job.key, 1)[0]
-    follower = None
-    if current.revision > job.expected:
-        follower = _state(*connection.execute(_FOLLOWER, (job.key, job.expected)).fetchone())
-    decided = decide_advance(
-        current, follower, expected=job.expected, epoch=job.epoch, write_id=job.write_id
-    )
-    if decided is not None:
-        return decided
-    state = _state(current.revision + 1, job.epoch, job.value, job.write_id)
-    connection.execute(_INSERT, (job.key, state.revision, state.epoch, state.value, state.write_id))
-    if state.revision > HEAD_HISTORY_MAX:
-        connection.execute(_FORGET, (job.key, state.revision - HEAD_HISTORY_MAX))
-    return Advanced(state=state)
-
-
-def _states(connection: sqlite3.Connection, key: str, limit: int) -> list[HeadState]:
-    rows = connection.execute(_CURRENT, (key, max(0, limit))).fetchall()
-    return [_state(*row) for row in rows] or [ABSENT]
-
-
-def _state(revision: int, epoch: int, value: bytes | None, write_id: str) -> HeadState:
-    return HeadState(
-        value=value,
-        revision=Revision(revision),
-        epoch=Epoch(epoch),
-        is_tombstone=value is None,
-        write_id=write_id,
-    )
+        return Unknown(write_id=job.write_id) if isinstance(job, Advance) else self._failure
 
 
 def _again(failure: StorageFailedError) -> StorageFailedError:
