@@ -18,7 +18,7 @@ QUICK := $(wildcard tests/unit tests/property tests/contract tests/simulation \
 WORKLOADS ?=
 BENCH_OPTIONS ?=
 
-.PHONY: help demo test check static deps bench docs lock clean
+.PHONY: help demo test check static deps bench mutations docs lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -46,6 +46,10 @@ deps: ## install the programs that some tests and benchmarks compare with (rsync
 bench: .venv/.installed ## measure against the peers and rewrite docs/benchmarks.md; WORKLOADS="copy-small ..."
 	@tools/deps || true
 	$(BIN)/python -m tests.bench $(WORKLOADS) $(BENCH_OPTIONS)
+
+mutations: .venv/.installed-dev ## put known defects into a copy of files and volumes, one by one, and see each one found
+	$(BIN)/python tools/mutate_files.py
+	$(BIN)/python -m tests.mutations.volumes
 
 docs: .venv/.installed ## regenerate docs/reference
 	$(BIN)/python tools/generate_reference.py
