@@ -68,7 +68,7 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
         if process.returncode == 0 or kills % 4 == 0:
             generation += 1
             change(generation)
-        assert time.monotonic() - started < 120
+        assert time.monotonic() - started < 400
 
     process = start(tmp_path)
     assert process.wait(timeout=60) == 0, "let through"

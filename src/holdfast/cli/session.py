@@ -4,7 +4,7 @@ import json as json_text
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from types import FrameType
 
 from holdfast.cli.exits import exit_code
@@ -18,7 +18,8 @@ def run(command: Callable[[LocalServices], int], *, json: bool) -> None:
     """Run a command over the local services and exit with its code; errors are told once, here."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        code = command(LocalServices(state_directory()))
+        with closing(LocalServices(state_directory())) as services:
+            code = command(services)
     except BrokenPipeError:
         # Whoever read our output has gone; there is nobody left to tell.
         sys.stderr.close()

@@ -104,6 +104,10 @@ class LocalServices:
 
         return open_on_node(root.decode(), self._token, self._tls)
 
+    def close(self) -> None:
+        """Release the journal, so that all of it stands in its one file."""
+        self.journal.close()
+
     def give_way(self) -> None:
         """Do what follows at the lowest priority of processor and disk."""
         give_way()
