@@ -42,7 +42,7 @@ def line(server: BankServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     tree = make_tree(tmp_path / "tree", files=20)
-    for number in range(12):
+    for number in range(24):
         write(tree / f"large{number}", pattern(6 << 20, number))
     return tree
 
@@ -75,7 +75,7 @@ def told(task: Task) -> dict[str, Any]:
 def test_store_away_in_the_middle_of_a_protect(
     facet: Checkpoints, line: Line, tree: Path, tmp_path: Path
 ) -> None:
-    line.delay_s = 0.01
+    line.delay_s = 0.05
     began_s = time.monotonic()
     with pytest.raises(HoldfastError) as caught:
         facet.protect("p", cutting(line, "protecting"))
