@@ -7,16 +7,17 @@ import argparse
 import inspect
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import heads_openapi
 import node_settings_page
+from typer.testing import CliRunner
 
 from holdfast import __version__
 from holdfast.checkpoints.openapi import checkpoints_description
 from holdfast.cli.exits import EXITS, SEVERITY, Exit
+from holdfast.cli.main import app
 from holdfast.files.http.mounting import Mounted
 from holdfast.files.http.openapi import describe
 from holdfast.heads.conf import OPTIONS, Option
@@ -67,14 +68,11 @@ def errors_page() -> str:
 def cli_page() -> str:
     """Return cli.md: every command as its own --help shows it."""
     parts = ["# Commands", "", GENERATED, ""]
+    # All in this process: starting an interpreter for each takes most of a minute.
+    os.environ |= {"COLUMNS": "96", "TERM": "dumb", "NO_COLOR": "1"}
     for words in COMMANDS:
-        ended = subprocess.run(
-            [sys.executable, "-m", "holdfast", *words, "--help"],
-            env=os.environ | {"COLUMNS": "96", "TERM": "dumb", "NO_COLOR": "1"},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        ended = CliRunner().invoke(app, [*words, "--help"], prog_name="holdfast")
+        assert not ended.exit_code, ended.output
         lines = [line.rstrip() for line in ended.stdout.strip().splitlines()]
         parts += [f"## {' '.join(('holdfast', *words))}", "", "```", *lines, "```", ""]
     return "\n".join(parts)
