@@ -69,6 +69,7 @@ def node(state: Path, tmp_path: Path) -> Iterator[NodeProcess]:
             node.stop(signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_node_serves_volumes_and_checkpoints(node: NodeProcess, tmp_path: Path) -> None:
     node.start()
     wait_until_ready(node)
