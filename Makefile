@@ -23,7 +23,7 @@ BENCH_OPTIONS ?=
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-demo: .venv/.installed ## the whole story on a real tree of this machine, in half a minute
+demo: .venv/.installed ## the whole story on a real tree of this machine, in about a minute
 	@$(BIN)/holdfast demo
 
 test: .venv/.installed-dev ## everything: static checks and all tests; says what was skipped and why
