@@ -353,15 +353,14 @@ class NodeDirectory:
 
     def _take_listing(self, path: bytes, ahead: ListingReply | None) -> ListingReply:
         """Return the whole listing of a directory, asked for ahead or now."""
-        reply = ahead or ListingReply(path)
-        is_asked = ahead is not None
+        reply = ahead or _lost(ListingReply(path))
 
         def attempt() -> None:
-            nonlocal reply, is_asked
-            if not is_asked or reply.is_lost:
-                reply = ListingReply(path)
-                self._connection.ask(Kind.LIST, PathRequest(path), reply)
-                is_asked = True
+            nonlocal reply
+            if reply.is_lost:
+                fresh = ListingReply(path)
+                self._connection.ask(Kind.LIST, PathRequest(path), fresh)
+                reply = fresh
             self._connection.finish(reply)
 
         self._connection.persist(attempt)
@@ -412,16 +411,14 @@ class NodeDirectory:
 
     def _receive_bundle(self, bundle: BundleReply) -> BundleReply:
         """Wait for more of a bundle, asking anew for what was lost of it."""
-        is_asked = not bundle.is_lost
 
         def attempt() -> None:
-            nonlocal bundle, is_asked
-            if bundle.is_lost or not is_asked:
-                bundle = BundleReply(list(bundle.due))
+            nonlocal bundle
+            if bundle.is_lost:
+                fresh = BundleReply(list(bundle.due))
                 request = BundleRequest(list(bundle.due), self._algorithm)
-                is_asked = False
-                self._connection.ask(Kind.BUNDLE, request, bundle)
-                is_asked = True
+                self._connection.ask(Kind.BUNDLE, request, fresh)
+                bundle = fresh
             while not bundle.ready and bundle.error is None:
                 self._connection.take_frame()
 
@@ -453,8 +450,9 @@ class NodeDirectory:
             nonlocal reply
             assert reply is not None
             if reply.is_lost:
-                reply = DigestsReply(len(left))
-                self._connection.ask(Kind.DIGEST, request._replace(paths=left), reply)
+                fresh = DigestsReply(len(left))
+                self._connection.ask(Kind.DIGEST, request._replace(paths=left), fresh)
+                reply = fresh
             while not reply.ready and reply.error is None and not reply.is_done:
                 self._connection.take_frame()
 

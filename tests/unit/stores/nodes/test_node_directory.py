@@ -194,6 +194,47 @@ def test_a_file_replaced_while_the_link_was_down_is_not_passed_off(
     tree.close()
 
 
+def list_one(tree: NodeDirectory) -> Iterator[object]:
+    """Ask twice, with an absence between: for directories."""
+    yield from (tree.list_names(path) for path in (b"d0", b"d1"))
+
+
+def stat_one(tree: NodeDirectory) -> Iterator[object]:
+    """As list_one, for states."""
+    yield from (tree.stat(path) for path in (b"d0", b"d1"))
+
+
+def bundle_one(tree: NodeDirectory) -> Iterator[object]:
+    """As list_one, for small files."""
+    buffer = memoryview(bytearray(MIB))
+    yield from (tree.read_small(path, buffer) for path in (b"d0/e0/f000", b"d1/e1/f001"))
+
+
+def digest_one(tree: NodeDirectory) -> Iterator[object]:
+    """As list_one, for digests, of which the source sends a few at a time."""
+    paths = [b"d%d/e%d/f%03d" % (n % 7, n % 31, n) for n in range(300)]
+    yield from tree.digest_files(paths, "xxh3-128", drop_cache=False)
+
+
+@pytest.mark.parametrize("calls", [list_one, stat_one, bundle_one, digest_one])
+def test_a_source_that_is_away_for_several_attempts_is_found_soon_after(
+    proxy: CutProxy, server: StreamServer, calls: Callable[[NodeDirectory], Iterator[object]]
+) -> None:
+    """C3: an attempt that could not even ask is made again, not waited for."""
+    tree = server.open(port=proxy.port, patience_s=10)
+    answers = calls(tree)
+    next(answers)
+    proxy.is_down = True
+    proxy.cut()
+    back = threading.Timer(1.0, lambda: setattr(proxy, "is_down", False))
+    back.start()
+
+    assert list(answers)
+
+    back.join()
+    tree.close()
+
+
 def test_patience_ends(proxy: CutProxy, server: StreamServer) -> None:
     """C3: each call gives up in a bounded time, and says what to do."""
     tree = server.open(port=proxy.port, patience_s=0.5)
