@@ -264,9 +264,6 @@ def test_with_certificates(secured_hosts: Hosts) -> None:
     check_proven(hosts)
 
 
-@pytest.mark.skipif(
-    "HOLDFAST_TEST_OUTAGE_S" not in os.environ, reason="takes minutes: set HOLDFAST_TEST_OUTAGE_S"
-)
 def test_a_verification_across_an_outage(hosts: Hosts) -> None:
     """The link is cut in the middle of it; and the source is away as another one begins."""
     source, target = hosts.source, hosts.target
