@@ -129,9 +129,9 @@ class _Steps:
 
     def add(self, digested: DigestedFile | None, failure: Failure | None) -> None:
         """Take the result of one file."""
-        self._results.append((digested, failure))
         if len(self._results) >= _DIGEST_STEP_FILES:
-            self._step()
+            self._step()  # Before it: the last result of all belongs into the last part.
+        self._results.append((digested, failure))
 
     def end(self) -> None:
         """Tell the rest."""

@@ -449,15 +449,16 @@ class NodeDirectory:
         def attempt() -> None:
             nonlocal reply
             assert reply is not None
-            if reply.is_lost:
+            if reply.is_lost and left:
                 fresh = DigestsReply(len(left))
                 self._connection.ask(Kind.DIGEST, request._replace(paths=left), fresh)
                 reply = fresh
-            while not reply.ready and reply.error is None and not reply.is_done:
+            while not (reply.ready or reply.error or reply.is_done or reply.is_lost):
                 self._connection.take_frame()
 
         try:
-            while left:
+            # Also to the end of an answer whose last part holds none: it is in the way otherwise.
+            while left or not (reply.is_done or reply.is_lost):
                 self._connection.persist(attempt)
                 if reply.error is not None:
                     raise reply.error

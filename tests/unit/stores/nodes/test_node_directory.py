@@ -21,7 +21,7 @@ from holdfast.errors import ConflictError, HoldfastError, InvalidRequestError, U
 from holdfast.files.listing import Exclusions, Walk
 from holdfast.model.limits import MIB
 from holdfast.model.tree import ROOT_PATH, FileKind, Stat
-from holdfast.ports import ExpectedFile
+from holdfast.ports import ExpectedFile, FileDigest
 from holdfast.stores.directories.posix import PosixReadableDirectory
 from holdfast.stores.nodes import messages
 from holdfast.stores.nodes.connection import NodeAddress
@@ -232,6 +232,22 @@ def test_a_source_that_is_away_for_several_attempts_is_found_soon_after(
     assert list(answers)
 
     back.join()
+    tree.close()
+
+
+@pytest.mark.parametrize("count", [1, 128, 256])
+def test_digests_taken_whole_leave_the_connection_as_it_was(
+    proxy: CutProxy, server: StreamServer, count: int
+) -> None:
+    """Also where the last result comes in a step of its own: what follows is asked on the same."""
+    tree = server.open(port=proxy.port)
+    paths = [b"d%d/e%d/f%03d" % (n % 7, n % 31, n) for n in range(count)]
+    for _ in range(2):
+        answers = list(tree.digest_files(paths, "xxh3-128", drop_cache=False))
+        assert sum(isinstance(each, FileDigest) for each in answers) == count
+    tree.stat(b"large")
+
+    assert proxy.connections_count == 1
     tree.close()
 
 
