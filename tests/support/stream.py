@@ -27,6 +27,7 @@ class StreamServer:
     """Serves one tree until it is ended; can be started again on its port."""
 
     root: bytes
+    export: str = EXPORT
     is_excluded: Callable[[bytes, bool], bool] = lambda _path, _is_directory: False
     authorize: Authorize = everyone
     tls: ssl.SSLContext | None = None
@@ -43,7 +44,7 @@ class StreamServer:
             port=self.port,
             tls=self.tls,
             authorize=self.authorize,
-            exports={EXPORT: Export(path=self.root, is_excluded=self.is_excluded)},
+            exports={self.export: Export(path=self.root, is_excluded=self.is_excluded)},
             connections_max=self.connections_max,
             idle_timeout_s=self.idle_timeout_s,
             rate_bytes_per_s=self.rate_bytes_per_s,

@@ -2,8 +2,8 @@
 
 Invariants:
 1. A process uses only connections of its own: one that was inherited by fork is let go.
-2. A source that comes back as another tree (host, path, device or inode of its root differ) is
-   refused with ConflictError (`source-replaced`), whatever was in progress.
+2. A source that comes back as another tree (host, path, device or inode of its root differ), or
+   without the tree, is refused with ConflictError (`source-replaced`), whatever was in progress.
 3. Every wait ends: an attempt to connect after CONNECT_S, an answer after ANSWER_S, and trying
    again after `patience_s` since the last answer, with UnavailableError.
 """
@@ -16,7 +16,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-from holdfast.errors import ConflictError, HoldfastError, InvalidRequestError, UnavailableError
+from holdfast.errors import (
+    ConflictError,
+    HoldfastError,
+    InvalidRequestError,
+    NotFoundError,
+    UnavailableError,
+)
 from holdfast.model.tree import display_path
 from holdfast.ports import Clock, Entropy
 from holdfast.proof.digests import Algorithm
@@ -266,7 +272,7 @@ class Connection:
         header = channel.receive_header(ANSWER_S, CONNECT_S)
         payload = channel.receive_payload(header.size_bytes, CONNECT_S)
         if header.kind is Kind.FAILURE:
-            raise error_of(decode_message(Failure, payload))
+            raise self._refusal(error_of(decode_message(Failure, payload)))
         if header.kind is not Kind.WELCOME:
             raise bad_frame(f"{header.kind.name} where WELCOME was due")
         found = decode_message(Welcome, payload)
@@ -275,18 +281,28 @@ class Connection:
         self._recognise(found)
         self.clock_ahead_ns = found.now_ns - self._clock.now_ns()
 
+    def _refusal(self, error: HoldfastError) -> HoldfastError:
+        """Return what a refused greeting means: of a tree that was there, that it is replaced.
+
+        It must not be taken for an entry that vanished, which is what was being asked for.
+        """
+        if self._root is None or not isinstance(error, NotFoundError | ConflictError):
+            return error
+        return self._replaced(error.message)
+
     def _recognise(self, found: Welcome) -> None:
         known = self._root
         if known is None:
             self._root = found
         elif known[1:5] != found[1:5]:
-            raise ConflictError(
-                f"{self.address} is not the tree it was: "
-                f"{_place(known)} before, {_place(found)} now",
-                code="source-replaced",
-                advice="check that the right file system is mounted at the source, then run it "
-                "again",
-            )
+            raise self._replaced(f"{_place(known)} before, {_place(found)} now")
+
+    def _replaced(self, how: str) -> ConflictError:
+        return ConflictError(
+            f"{self.address} is not the tree it was: {how}",
+            code="source-replaced",
+            advice="check that the right file system is mounted at the source, then run it again",
+        )
 
     def _pause(self, error: Exception, at_least_s: float) -> None:
         """Wait before the next attempt, or raise once patience is over."""

@@ -251,6 +251,30 @@ def test_digests_taken_whole_leave_the_connection_as_it_was(
     tree.close()
 
 
+@pytest.mark.parametrize("missing", ["root", "export"])
+def test_a_source_whose_tree_is_gone_is_not_taken_for_an_empty_one(
+    server: StreamServer, root: Path, missing: str
+) -> None:
+    """C2: it was restarted before its file system was mounted, or without the tree. What was being
+    listed then has not vanished: it must not be deleted elsewhere."""
+    tree = server.open()
+    walk = Walk(directory=tree, exclusions=Exclusions(()), on_failure=lambda _path, _error: None)
+    entries = iter(walk)
+    assert next(entries).path == b"d0"
+    server.stop()
+    if missing == "root":
+        root.rename(root.with_name("elsewhere"))
+    else:
+        server.export = "db/data/1"
+    server.start()
+
+    with pytest.raises(ConflictError) as raised:
+        list(entries)
+
+    assert raised.value.code == "source-replaced"
+    tree.close()
+
+
 def test_patience_ends(proxy: CutProxy, server: StreamServer) -> None:
     """C3: each call gives up in a bounded time, and says what to do."""
     tree = server.open(port=proxy.port, patience_s=0.5)
