@@ -5,15 +5,16 @@
     manifests/CHECKPOINT           immutable, signed; what makes its chunks live
     verdicts/CHECKPOINT/TIME-TASK  appended, never changed
     quarantine/TIME-ABCD...        chunks found damaged, as they were
-    leases/TASK, sweeps/TASK       small and mutable: who protects or sweeps
+    leases/TASK, sweeps/TASK       small and mutable: who stores chunks or removes them
 
 Not what is in a manifest (manifest.py) or chunk (sealing.py), nor what is read when.
 
 Invariants:
 1. A chunk is deleted only by a sweep that saw no lease after it had said that it sweeps, and only
-   if no manifest names it and it is older than the grace. A protect says that it is at work before
-   it looks for a sweep, and writes its manifest only under a lease that has not run out. So
-   whichever of two comes second sees the first, and no chunk a manifest names is deleted.
+   if no manifest names it and it is older than the grace, or if it is damaged. A protect (and a
+   healing) says that it is at work before it looks for a sweep, and writes its manifest only under
+   a lease that has not run out. So whichever of two comes second sees the first, and no chunk a
+   manifest names, and no chunk stored anew, is deleted.
 2. A manifest is written after every chunk that it names is durable, and deleted before any.
 3. An object under a name of its own is written at most once with one content.
 """
@@ -160,7 +161,8 @@ class Bank:
     def quarantine(self, sealer: Sealer, chunk: ChunkId) -> None:
         """Move a damaged chunk out of the way, so that the next protect stores it anew.
 
-        It is looked at again: another may have stored it anew, or only its transfer went wrong.
+        It is looked at again: another may have stored it anew, or only its transfer went wrong. For
+        whoever holds a sweep: nobody stores it anew between the look and the removal.
         """
         try:
             sealed = self.store.get(chunk_name(chunk), OBJECT_BYTES_MAX)
@@ -274,9 +276,12 @@ class Lease:
         self._name = name
         self._duration_ns = int(duration_s * 1e9)
         self._expires_ns = 0
+        self._renewed_ns = 0
+        """By the monotonic clock: the wall clock may be set back, and stand for longer."""
 
     def renew(self) -> None:
         """Extend it from now."""
+        self._renewed_ns = self._clock.monotonic_ns()
         self._expires_ns = self._clock.now_ns() + self._duration_ns
         self._store.put(self._name, canonical_json({"expiresNs": self._expires_ns}) + b"\n")
 
@@ -286,8 +291,7 @@ class Lease:
         Raises:
             StateError: `lease-lost`: it ran out, or was taken away, before.
         """
-        left_ns = self._expires_ns - self._clock.now_ns()
-        if left_ns < self._duration_ns * 3 // 4:
+        if self._left_ns() < self._duration_ns * 3 // 4:
             self.check()
             self.renew()
 
@@ -298,7 +302,7 @@ class Lease:
             StateError: `lease-lost`.
         """
         is_there = _expiry(self._store, self._name) == self._expires_ns
-        if not is_there or self._clock.now_ns() + _MARGIN_NS >= self._expires_ns:
+        if not is_there or self._left_ns() <= _MARGIN_NS:
             raise StateError(
                 "this process was stopped for too long: others may have gone on without it",
                 code="lease-lost",
@@ -308,6 +312,10 @@ class Lease:
     def release(self) -> None:
         """Say that the work is over."""
         self._store.delete(self._name)
+
+    def _left_ns(self) -> int:
+        by_wall_ns = self._expires_ns - self._clock.now_ns()
+        return min(by_wall_ns, self._renewed_ns + self._duration_ns - self._clock.monotonic_ns())
 
 
 def _expiry(store: ObjectStore, name: str) -> int:

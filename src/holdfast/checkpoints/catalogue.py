@@ -58,6 +58,15 @@ class ScheduleTable:
                 dict(row),
             )
 
+    def move_on(self, row: Mapping[str, object]) -> None:
+        """Keep how a schedule stands after a run; nothing, if it was removed meanwhile."""
+        with self._database.transaction():
+            self._database.sql.execute(
+                """UPDATE schedules SET last_ns = :last_ns, next_ns = :next_ns,
+                last_result = :last_result WHERE id = :id""",
+                dict(row),
+            )
+
     def delete(self, schedule_id: str) -> bool:
         """Remove a schedule; return whether there was one."""
         with self._database.transaction():
@@ -213,12 +222,20 @@ class Catalogue:
                 )
             self.chunks.add_uses(said, body, uses, sizes)
 
-    def set_state(self, checkpoint_id: CheckpointId, state: CheckpointState, why: str = "") -> None:
-        """Change where a checkpoint stands."""
+    def set_state(
+        self,
+        checkpoint_id: CheckpointId,
+        state: CheckpointState,
+        why: str = "",
+        *,
+        only_from: CheckpointState | None = None,
+    ) -> None:
+        """Change where a checkpoint stands; nothing, if it stands elsewhere than `only_from`."""
         with self._database.transaction():
             self._sql.execute(
-                "UPDATE checkpoints SET state = ?, error = ? WHERE id = ?",
-                (state.value, why, checkpoint_id),
+                """UPDATE checkpoints SET state = :state, error = :why
+                WHERE id = :id AND (:was IS NULL OR state = :was)""",
+                {"state": state.value, "why": why, "id": checkpoint_id, "was": only_from},
             )
             if state is CheckpointState.DELETED:
                 self.chunks.forget_uses(checkpoint_id)

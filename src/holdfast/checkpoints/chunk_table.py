@@ -33,6 +33,13 @@ class ChunkTable:
         )
         return frozenset(row["id"] for row in rows)
 
+    def damaged(self, bank_id: BankId) -> frozenset[bytes]:
+        """Return the chunks found damaged and not yet found good again."""
+        rows = self._database.rows(
+            "SELECT id FROM chunks WHERE bank = ? AND result = 'damaged'", (bank_id,)
+        )
+        return frozenset(row["id"] for row in rows)
+
     def memory(self, bank_id: BankId, chunks: Mapping[bytes, int]) -> list[ChunkMemory]:
         """Return what is remembered of these chunks; of unknown ones, nothing but their length."""
         rows = self._database.rows(

@@ -16,6 +16,7 @@ from holdfast.errors import (
     HoldfastError,
     IntegrityError,
     StorageFailedError,
+    UnavailableError,
     UnsupportedError,
 )
 
@@ -53,9 +54,12 @@ CREATE TABLE schedules (id TEXT PRIMARY KEY, plan TEXT NOT NULL, operation TEXT 
 """
 _REBUILD: Final = "move it away with its -wal and -shm, then run 'holdfast checkpoints doctor'"
 _PLACE: Final = "check owner, mode and room there, or name another place with HOLDFAST_STATE"
+_WAIT: Final = "run it again; if it lasts, find the stopped process that has the file open"
 _TELL: Final[dict[int, tuple[type[HoldfastError], str, str, str]]] = {
     sqlite3.SQLITE_CORRUPT: (IntegrityError, "catalogue-damaged", "is damaged", _REBUILD),
     sqlite3.SQLITE_NOTADB: (IntegrityError, "catalogue-damaged", "is damaged", _REBUILD),
+    sqlite3.SQLITE_BUSY: (UnavailableError, "catalogue-busy", "stayed locked", _WAIT),
+    sqlite3.SQLITE_LOCKED: (UnavailableError, "catalogue-busy", "stayed locked", _WAIT),
     sqlite3.SQLITE_FULL: (CapacityError, "disk-full", "has no room", _PLACE),
     sqlite3.SQLITE_READONLY: (DeniedError, "catalogue-denied", "cannot be written", _PLACE),
     sqlite3.SQLITE_CANTOPEN: (DeniedError, "catalogue-denied", "cannot be opened", _PLACE),

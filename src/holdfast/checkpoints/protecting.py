@@ -5,8 +5,8 @@ Order of writes, and the crash each survives:
        attempt of the task goes on.
     2. Chunks, durable batch by batch. Cut off here, they are found by the next attempt; without one
        they are garbage that a sweep takes after the grace.
-    3. The manifest, under a lease that was checked. Cut off after it, the next attempt, or
-       `doctor`, finds it whole and goes on from there.
+    3. The manifest, under a lease that was checked before, and is again after. Cut off after it,
+       the next attempt, or `doctor`, finds it whole and goes on from there.
     4. The catalogue: AVAILABLE. 5. The head of the plan. 6. The lease is given back.
 
 Invariants:
@@ -112,7 +112,13 @@ class ProtectRun:
                 with contextlib.suppress(HoldfastError):
                     self._lease.release()
         except Exception as error:
-            self._catalogue.set_state(self._id, CheckpointState.ERROR, str(error)[:1000])
+            # What fails once the manifest is there and recorded unmakes no checkpoint.
+            self._catalogue.set_state(
+                self._id,
+                CheckpointState.ERROR,
+                str(error)[:1000],
+                only_from=CheckpointState.PROTECTING,
+            )
             raise
 
     def _protect(self, lease: Lease) -> dict[str, object]:
@@ -186,12 +192,21 @@ class ProtectRun:
             left_out_count=sum(record.left_out_count for record in records),
         )
         manifest = encode(statement, self._around.load_key())
-        lease.check()
-        self._bank.write_manifest(self._id, manifest)
+        self._write_manifest(manifest, lease)
         uses = {s: chunks for each in written.values() for s, chunks in each.segment_chunks.items()}
         self._record(manifest, body, uses, {k: c.size_bytes for k, c in engine.new.items()})
         healed = self._healed(frozenset(engine.new))
         return self._result(statement, records) | {"healed": [each.hex() for each in healed]}
+
+    def _write_manifest(self, manifest: bytes, lease: Lease) -> None:
+        lease.check()
+        self._bank.write_manifest(self._id, manifest)
+        try:
+            lease.check()
+        except StateError:
+            # Stopped in between: a sweep may have taken what this names.
+            self._bank.delete_manifest(self._id)
+            raise
 
     def _record(
         self,
@@ -252,6 +267,7 @@ class ProtectRun:
             start_workers=around.make_workers(pace, manner.jobs, store.is_forkable),
             open_source=around.open_source,
             on_progress=on_progress,
+            keep_lease=lease.keep,
             bad=self._bad,
         )
 
@@ -275,7 +291,8 @@ class ProtectRun:
         if record is None:
             return {}
         try:
-            entries = list(read_entries(self._bank, self._open.sealer, record))
+            assert self._lease is not None
+            entries = list(read_entries(self._bank, self._open.sealer, record, self._lease.keep))
         except (NotFoundError, IntegrityError) as error:
             self._context.event(
                 "previous-unreadable", resource=record.resource.key, why=error.message

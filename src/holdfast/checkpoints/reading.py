@@ -1,6 +1,6 @@
 """Gives back what a checkpoint holds of one resource: its entries, its streams, its tree."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from holdfast.checkpoints.bank import Bank
@@ -11,10 +11,19 @@ from holdfast.checkpoints.tree import CheckpointTree
 from holdfast.errors import NotFoundError
 
 
-def read_entries(bank: Bank, sealer: Sealer, record: ResourceRecord) -> Iterator[Entry]:
-    """Yield the entries of a resource, checked; raises as Bank.read_chunk and decode_segment."""
+def read_entries(
+    bank: Bank,
+    sealer: Sealer,
+    record: ResourceRecord,
+    on_segment: Callable[[], object] = lambda: None,
+) -> Iterator[Entry]:
+    """Yield the entries of a resource, checked; raises as Bank.read_chunk and decode_segment.
+
+    `on_segment` is called before each read of the bank: whoever holds a lease keeps it there.
+    """
     after: bytes | None = None
     for segment in record.segments:
+        on_segment()
         entries = decode_segment(bank.read_chunk(sealer, segment.id), after)
         yield from entries
         after = entries[-1].path if entries else after

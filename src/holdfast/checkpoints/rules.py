@@ -5,9 +5,12 @@ Invariants:
    before parent finish, begin, finish, main, complete within one resource, child complete before
    parent complete. A shared child is visited once.
 2. Retention never drops the newest verified-good checkpoint, nor the newest available one, nor a
-   protected or locked one. Checkpoints in error never take the place of a good one.
+   newer one in which only some resources failed, nor a protected or locked one. Checkpoints in
+   error never take the place of a good one.
 3. A verification within a budget takes known-bad chunks first, then those never checked, then the
    one checked longest ago; the first chunk is taken even where it is over the budget.
+4. What a verification found stands until another tells more: a failure until every byte was read
+   and found right, and that until something bad is found.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,6 +29,7 @@ from holdfast.checkpoints.model import (
     Resource,
     Retention,
     Verdict,
+    Verified,
 )
 from holdfast.errors import InvalidRequestError, StateError
 from holdfast.model.limits import RESOURCES_MAX
@@ -170,6 +174,7 @@ def plan_retention(
     for first, why in (
         (next(iter(available), None), "the newest"),
         (next(filter(is_verified_good, settled), None), "the newest that is verified good"),
+        (_newest_in_part(settled), "the newest, though not all of it was protected"),
     ):
         if first is not None:
             kept.setdefault(first.id, []).append(why)
@@ -186,6 +191,16 @@ def plan_retention(
         )
         for c in settled
     ]
+
+
+def _newest_in_part(newest_first: Sequence[Checkpoint]) -> Checkpoint | None:
+    """Return the newest checkpoint that has a manifest, if it is newer than any available one."""
+    for each in newest_first:
+        if each.state is CheckpointState.AVAILABLE:
+            return None
+        if each.state is CheckpointState.ERROR and each.manifest_digest:
+            return each
+    return None
 
 
 _SETTLED: Final = (
@@ -278,6 +293,20 @@ def judge(*, bad: int, examined_bytes: int, total_bytes: int) -> tuple[Verdict, 
     if bad:
         return Verdict.FAIL, coverage
     return (Verdict.SUCCESS if examined_bytes >= total_bytes else Verdict.PARTIAL), coverage
+
+
+def tells_more(now: Verified, before: Verified | None) -> bool:
+    """Say whether what a verification found takes the place of what was known before.
+
+    What is bad always does. What is good in part, or by presence alone, neither takes back a
+    failure nor hides that every byte was once read and found right.
+    """
+    if before is None or now.verdict is Verdict.FAIL:
+        return True
+    if now.verdict is Verdict.SUCCESS and now.depth is not Depth.PRESENCE:
+        return True
+    is_deeper = before.verdict is Verdict.SUCCESS and before.depth is not Depth.PRESENCE
+    return before.verdict is not Verdict.FAIL and not is_deeper
 
 
 def check_deletable(checkpoint: Checkpoint, now_ns: int) -> None:

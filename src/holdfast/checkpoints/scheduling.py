@@ -8,6 +8,8 @@ Invariants:
    dies in the middle leaves it due.
 2. However many times were missed, one run follows, and then the next time after now.
 3. A failing schedule holds up no other; why it failed is kept with it.
+4. A clock that was ahead for a while puts off no run once it is right again.
+5. A schedule that is removed while it runs stays removed.
 """
 
 import json
@@ -25,6 +27,8 @@ from holdfast.checkpoints.service import Checkpoints
 from holdfast.errors import HoldfastError, InvalidRequestError, NotFoundError
 
 WATCH_S: Final = 5.0
+CLOCK_BACK_NS: Final = 60 * 10**9
+"""A last run so far ahead was told by a clock that was set back since."""
 
 
 class ScheduledOperation(StrEnum):
@@ -99,7 +103,7 @@ class Scheduler:
             next_ns=next_time(cron, self._clock.now_ns()),
             last_result="",
         )
-        self._keep(schedule)
+        self._facet.catalogue.schedules.put(_row_of(schedule))
         return schedule
 
     def remove(self, schedule_id: str) -> None:
@@ -118,6 +122,7 @@ class Scheduler:
     def run_due(self, manner: Manner) -> list[Schedule]:
         """Run what is due now, one after the other, and return each as it is then."""
         now_ns = self._clock.now_ns()
+        self._put_right(now_ns)
         ran = []
         for schedule in self.schedules():
             if schedule.next_ns > now_ns:
@@ -130,7 +135,7 @@ class Scheduler:
                 next_ns=next_time(schedule.cron, ended_ns),
                 last_result=told[:1000],
             )
-            self._keep(after)
+            self._facet.catalogue.schedules.move_on(_row_of(after))
             ran.append(after)
         return ran
 
@@ -168,19 +173,26 @@ class Scheduler:
         verdict = str((task.result or {})["verdict"])
         return "verification failed" if verdict == "fail" else verdict
 
-    def _keep(self, schedule: Schedule) -> None:
-        self._facet.catalogue.schedules.put(
-            {
-                "id": schedule.id,
-                "plan": schedule.plan_id,
-                "operation": schedule.operation.value,
-                "cron": schedule.cron,
-                "parameters": json.dumps(dict(schedule.parameters)),
-                "last_ns": schedule.last_ns,
-                "next_ns": schedule.next_ns,
-                "last_result": schedule.last_result,
-            }
-        )
+    def _put_right(self, now_ns: int) -> None:
+        """Bring back what a clock that was ahead for a while put off."""
+        for schedule in self.schedules():
+            if schedule.last_ns > now_ns + CLOCK_BACK_NS:
+                next_ns = next_time(schedule.cron, now_ns)
+                right = replace(schedule, last_ns=now_ns, next_ns=next_ns)
+                self._facet.catalogue.schedules.move_on(_row_of(right))
+
+
+def _row_of(schedule: Schedule) -> dict[str, object]:
+    return {
+        "id": schedule.id,
+        "plan": schedule.plan_id,
+        "operation": schedule.operation.value,
+        "cron": schedule.cron,
+        "parameters": json.dumps(dict(schedule.parameters)),
+        "last_ns": schedule.last_ns,
+        "next_ns": schedule.next_ns,
+        "last_result": schedule.last_result,
+    }
 
 
 def _depth(parameters: Mapping[str, Any]) -> Depth:

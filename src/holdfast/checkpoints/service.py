@@ -451,7 +451,10 @@ class Checkpoints:
         for each in unsettled:
             if self.around.task_state(each.task_id) is not TaskState.RUNNING:
                 why = "it was interrupted; protect the plan again to go on from there"
-                self.catalogue.set_state(each.id, CheckpointState.ERROR, why)
+                # It may have ended well since it was looked up.
+                self.catalogue.set_state(
+                    each.id, CheckpointState.ERROR, why, only_from=CheckpointState.PROTECTING
+                )
 
     def _run_on_bank(
         self,

@@ -9,7 +9,7 @@ Chunks are not touched: a sweep takes what no manifest names (bank.py, invariant
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from holdfast.checkpoints.bank import Bank, Lease, chunk_name, stage_chunk
@@ -60,12 +60,13 @@ def delete_checkpoint(
     return {"checkpoint": checkpoint.id, "state": CheckpointState.DELETED.value}
 
 
-def read_live(open_bank: OpenBank, context: TaskContext) -> Live:
-    """Read every manifest of a bank and gather what it names."""
+def read_live(open_bank: OpenBank, context: TaskContext, keep: Callable[[], None]) -> Live:
+    """Read every manifest of a bank and gather what it names; `keep` keeps the lease meanwhile."""
     live = Live()
     manifests = open_bank.bank.list_manifests()
     seen: set[bytes] = set()
     for number, checkpoint_id in enumerate(manifests):
+        keep()
         try:
             signed, body = open_bank.read_manifest(checkpoint_id)
             live.chunks.add(signed.statement.body.id)
@@ -74,9 +75,8 @@ def read_live(open_bank: OpenBank, context: TaskContext) -> Live:
                 if not new:
                     continue
                 live.chunks |= {segment.id for segment in record.segments}
-                live.chunks |= set(
-                    chunks_of(read_entries(open_bank.bank, open_bank.sealer, record))
-                )
+                entries = read_entries(open_bank.bank, open_bank.sealer, record, keep)
+                live.chunks |= set(chunks_of(entries))
                 seen |= {segment.id for segment in record.segments}
         except (IntegrityError, NotFoundError) as error:
             live.unreadable[checkpoint_id] = error.message
@@ -98,7 +98,7 @@ def sweep_bank(
     if lease is None:
         return {"deferred": True, "why": "protects are at work", "deleted": 0, "deletedBytes": 0}
     try:
-        live = read_live(open_bank, context)
+        live = read_live(open_bank, context, lease.keep)
         if live.unreadable:
             raise StateError(
                 "what must be kept is not known: " + "; ".join(list(live.unreadable.values())[:5]),
@@ -108,14 +108,14 @@ def sweep_bank(
         oldest_ns = clock.now_ns() - int(grace_s * 1e9)
         deleted, kept_young, deleted_bytes = [], 0, 0
         for found in bank.list_chunks():
+            # Also sees that this process was not stopped so long that others went on.
+            lease.keep()
             chunk = _chunk_of(found.name)
             if chunk is None or chunk in live.chunks:
                 continue
             if found.modified_ns > oldest_ns:
                 kept_young += 1
                 continue
-            # Also sees that this process was not stopped so long that others went on.
-            lease.keep()
             bank.store.delete(found.name)
             deleted.append(chunk)
             deleted_bytes += found.size_bytes
@@ -274,24 +274,18 @@ def heal_bank(
 ) -> dict[str, object]:
     """Store anew, from another bank, every chunk known to be bad; each is read back.
 
-    The other bank must name chunks alike: not encrypted, or with the same key.
+    The other bank must name chunks alike: not encrypted, or with the same key. Under a lease: what
+    is stored must not be put away by a verification that saw what was there before.
     """
     context.enter("healing")
     bank_id = hurt.bank.identity.id
-    bad = sorted(around.catalogue.chunks.bad(bank_id))
-    healed: list[bytes] = []
-    not_healed: dict[str, str] = {}
-    for number, chunk in enumerate(bad):
-        one = ChunkId(chunk)
-        try:
-            data = other.bank.read_chunk(other.sealer, one)
-            stage_chunk(hurt.bank.store, one, hurt.sealer.seal(one, data))
-            hurt.bank.store.settle()
-            hurt.bank.read_chunk(hurt.sealer, one)
-            healed.append(chunk)
-        except (NotFoundError, IntegrityError) as error:
-            not_healed[chunk.hex()] = error.message
-        context.progress(entries_done=number + 1, entries_total=len(bad), bytes_done=0)
+    lease = hurt.bank.take_lease(context.task.id, around.is_over)
+    try:
+        bad = sorted(around.catalogue.chunks.bad(bank_id))
+        healed, not_healed = _heal(hurt, other, bad, lease, context)
+    finally:
+        with contextlib.suppress(HoldfastError):
+            lease.release()
     around.catalogue.chunks.remember(
         bank_id, [(c, 0, ChunkResult.GOOD) for c in healed], around.clock.now_ns()
     )
@@ -307,6 +301,27 @@ def heal_bank(
         "notHealedCount": len(not_healed),
         "affected": sorted(affected),
     }
+
+
+def _heal(
+    hurt: OpenBank, other: OpenBank, bad: list[bytes], lease: Lease, context: TaskContext
+) -> tuple[list[bytes], dict[str, str]]:
+    """Return the chunks that are good again, and why others are not."""
+    healed: list[bytes] = []
+    not_healed: dict[str, str] = {}
+    for number, chunk in enumerate(bad):
+        one = ChunkId(chunk)
+        lease.keep()
+        try:
+            data = other.bank.read_chunk(other.sealer, one)
+            stage_chunk(hurt.bank.store, one, hurt.sealer.seal(one, data))
+            hurt.bank.store.settle()
+            hurt.bank.read_chunk(hurt.sealer, one)
+            healed.append(chunk)
+        except (NotFoundError, IntegrityError) as error:
+            not_healed[chunk.hex()] = error.message
+        context.progress(entries_done=number + 1, entries_total=len(bad), bytes_done=0)
+    return healed, not_healed
 
 
 def _chunk_of(name: str) -> bytes | None:

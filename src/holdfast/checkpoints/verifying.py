@@ -12,10 +12,13 @@ Invariants:
 
 import contextlib
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from holdfast.checkpoints.bank import Lease
 from holdfast.checkpoints.manifest import SignedStatement
 from holdfast.checkpoints.model import (
     Budget,
@@ -31,7 +34,7 @@ from holdfast.checkpoints.model import (
 )
 from holdfast.checkpoints.plugins import HookContext, OperationKind
 from holdfast.checkpoints.reading import read_entries
-from holdfast.checkpoints.rules import choose_chunks, judge
+from holdfast.checkpoints.rules import choose_chunks, judge, tells_more
 from holdfast.checkpoints.running import Manner, OpenBank, Surroundings, Walk
 from holdfast.checkpoints.sealing import Sealer
 from holdfast.checkpoints.segments import Entry, chunks_of
@@ -121,6 +124,12 @@ class VerifyRun:
         """Do it and return the result of the task."""
         self._context.enter("listing")
         examined = [self._prepare(each) for each in checkpoints]
+        if all(not each.scopes and not each.reason for each in examined):
+            raise NotFoundError(
+                f"no resource {self._resource} is in any of these checkpoints",
+                code="no-resource",
+                advice="see 'holdfast checkpoints show'",
+            )
         needs: dict[bytes, int] = {}
         for each in examined:
             for scope in each.scopes.values():
@@ -181,10 +190,14 @@ class VerifyRun:
 
     def _check_presence(self, needs: Mapping[bytes, int]) -> None:
         present = {each.name.rpartition("/")[2] for each in self._bank.list_chunks()}
+        damaged = self._around.catalogue.chunks.damaged(self._bank.identity.id)
         for chunk, size_bytes in needs.items():
             if chunk.hex() not in present:
                 why = f"chunk {chunk.hex()} is missing"
                 self._checks[chunk] = Check(chunk, size_bytes, ChunkResult.MISSING, why)
+            elif self._depth is Depth.PRESENCE and chunk in damaged:
+                why = f"chunk {chunk.hex()} was found damaged, and not stored anew since"
+                self._checks[chunk] = Check(chunk, size_bytes, ChunkResult.DAMAGED, why)
 
     def _check_digests(self, needs: Mapping[bytes, int]) -> None:
         self._context.enter("reading")
@@ -281,7 +294,7 @@ class VerifyRun:
             started_ns = self._around.clock.monotonic_ns()
             plugin = self._around.plugins.of(scope.record.resource)
             try:
-                place = self._around.state / "drills" / self._context.task.id
+                place = self._make_place()
                 with _throw_away(place) as target:
                     context = HookContext(
                         resource=scope.record.resource,
@@ -301,6 +314,18 @@ class VerifyRun:
             except HoldfastError as error:
                 scope.reason = f"it could not be restored: {error.message}"
 
+    def _make_place(self) -> Path:
+        """Return where this task may restore to, empty; what killed drills left there is removed.
+
+        A name that is no task's of this machine is left alone.
+        """
+        drills = self._around.state / "drills"
+        place = drills / self._context.task.id
+        for left in drills.iterdir() if drills.is_dir() else ():
+            if left == place or self._around.is_over(left.name):
+                shutil.rmtree(left, ignore_errors=True)
+        return place
+
     def _quarantine(self) -> None:
         """Put damaged chunks aside; a bank that cannot be written keeps them where they are."""
         missing = [c for c in self._checks.values() if c.result is ChunkResult.MISSING]
@@ -309,14 +334,31 @@ class VerifyRun:
             [(check.chunk, check.size_bytes, check.result) for check in missing],
             self._around.clock.now_ns(),
         )
-        for check in self._checks.values():
-            if check.result is ChunkResult.DAMAGED:
-                try:
-                    self._bank.quarantine(self._open.sealer, ChunkId(check.chunk))
-                except HoldfastError as error:
-                    self._context.event(
-                        "not-quarantined", chunk=check.chunk.hex(), why=error.message
-                    )
+        damaged = [c for c in self._checks.values() if c.result is ChunkResult.DAMAGED]
+        if not damaged:
+            return
+        try:
+            sweep = self._bank.begin_sweep(self._context.task.id, self._around.is_over)
+            if sweep is None:
+                # The next protect stores them anew where they are.
+                self._context.event("not-quarantined", why="protects are at work")
+                return
+        except HoldfastError as error:
+            self._context.event("not-quarantined", why=error.message)
+            return
+        try:
+            for check in damaged:
+                self._put_aside(check, sweep)
+        finally:
+            with contextlib.suppress(HoldfastError):
+                sweep.release()
+
+    def _put_aside(self, check: Check, sweep: Lease) -> None:
+        try:
+            sweep.keep()
+            self._bank.quarantine(self._open.sealer, ChunkId(check.chunk))
+        except HoldfastError as error:
+            self._context.event("not-quarantined", chunk=check.chunk.hex(), why=error.message)
 
     def _conclude(self, examined: Examined, needs: Mapping[bytes, int]) -> dict[str, object]:
         checkpoint = examined.checkpoint
@@ -332,6 +374,8 @@ class VerifyRun:
         verdict, coverage = judge(
             bad=bad, examined_bytes=examined_bytes, total_bytes=sum(own.values())
         )
+        if not bad and not examined.scopes:
+            return {"checkpoint": checkpoint.id, "verdict": Verdict.PARTIAL.value}
         if verdict is Verdict.SUCCESS and (self._resource is not None or not examined.scopes):
             verdict = Verdict.PARTIAL
         verified = Verified(
@@ -404,7 +448,10 @@ class VerifyRun:
         return False
 
     def _keep_verdict(self, checkpoint: Checkpoint, verified: Verified) -> None:
-        self._around.catalogue.set_verified(checkpoint.id, verified)
+        catalogue = self._around.catalogue
+        if not tells_more(verified, catalogue.checkpoint(checkpoint.id).verified):
+            return
+        catalogue.set_verified(checkpoint.id, verified)
         document = encode_verdict(checkpoint.id, verified)
         try:
             self._bank.append_verdict(checkpoint.id, verified.task_id, document)
@@ -482,10 +529,8 @@ def _needs_any(entry: Entry, chunks: set[bytes]) -> bool:
 
 
 @contextlib.contextmanager
-def _throw_away(place: Any) -> Iterator[Any]:
+def _throw_away(place: Path) -> Iterator[Path]:
     """Yield a directory to be made, whose parent is there; it is removed at the end."""
-    import shutil
-
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         yield place / "tree"

@@ -39,6 +39,7 @@ class Engine:
     open_source: Callable[[bytes], ReadableDirectory]
     on_progress: Callable[[int, int, int | None], None]
     """Told entries done, bytes done and bytes in all, where known; keeps the lease."""
+    keep_lease: Callable[[], None]
     bad: frozenset[bytes] = frozenset()
     """Chunks of the bank known to be bad."""
     new: dict[bytes, NewChunk] = field(default_factory=dict)
@@ -145,6 +146,7 @@ class ResourceWriter:
             chunk = writer.write(data)
             segments.append(ChunkRef(chunk, len(data)))
             uses[chunk] = frozenset(chunks_of(listed))
+            self.engine.keep_lease()
         self._count(writer.settle())
         record = ResourceRecord(
             resource=resource,

@@ -36,6 +36,7 @@ from holdfast.checkpoints.rules import (
     judge,
     plan_retention,
     plan_walk,
+    tells_more,
 )
 from holdfast.errors import InvalidRequestError, StateError
 
@@ -171,6 +172,50 @@ def test_the_last_good_one_is_never_dropped(
     available = [c for c in newest_first if c.state is CheckpointState.AVAILABLE]
     assert all(first.id in stays for first in good[:1] + available[:1])
     assert all(each.id in stays for each in history if each.is_protected)
+
+
+def test_newest_that_holds_some_resources_is_kept_where_nothing_newer_holds_all() -> None:
+    """Invariant 2: a plan one of whose resources always fails is not left with nothing."""
+    partly = {"state": CheckpointState.ERROR, "manifest_digest": "d"}
+    history = [
+        checkpoint(1, 4, state=CheckpointState.ERROR),
+        checkpoint(2, 5, **partly),
+        checkpoint(3, 6, **partly),
+        checkpoint(4, 7),
+        checkpoint(5, 8, **partly),
+    ]
+
+    def kept(rows: list[Checkpoint]) -> list[str]:
+        fates = plan_retention(rows, Retention(last=1), NOW_NS)
+        return [fate.checkpoint.id for fate in fates if fate.keep]
+
+    assert kept(history) == [history[1].id, history[3].id]
+    assert kept(history[:3]) == [history[1].id]
+    assert kept(history[3:]) == [history[3].id]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "counts"),
+    [
+        (None, (Verdict.PARTIAL, Depth.PRESENCE), True),
+        ((Verdict.PARTIAL, Depth.DIGEST), (Verdict.SUCCESS, Depth.PRESENCE), True),
+        ((Verdict.SUCCESS, Depth.PRESENCE), (Verdict.PARTIAL, Depth.DIGEST), True),
+        ((Verdict.SUCCESS, Depth.DIGEST), (Verdict.SUCCESS, Depth.PRESENCE), False),
+        ((Verdict.SUCCESS, Depth.RESTORE), (Verdict.PARTIAL, Depth.DIGEST), False),
+        ((Verdict.SUCCESS, Depth.RESTORE), (Verdict.SUCCESS, Depth.DIGEST), True),
+        ((Verdict.SUCCESS, Depth.RESTORE), (Verdict.FAIL, Depth.PRESENCE), True),
+        ((Verdict.FAIL, Depth.PRESENCE), (Verdict.SUCCESS, Depth.PRESENCE), False),
+        ((Verdict.FAIL, Depth.RESTORE), (Verdict.PARTIAL, Depth.RESTORE), False),
+        ((Verdict.FAIL, Depth.RESTORE), (Verdict.SUCCESS, Depth.DIGEST), True),
+    ],
+)
+def test_lesser_verification_does_not_count(
+    before: tuple[Verdict, Depth] | None, now: tuple[Verdict, Depth], counts: bool
+) -> None:
+    """Invariant 4."""
+    known = None if before is None else verified(*before)
+
+    assert tells_more(verified(*now), known) is counts
 
 
 def memory(number: int, checked_ns: int, result: ChunkResult | None, size: int = 10) -> ChunkMemory:

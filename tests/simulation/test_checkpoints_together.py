@@ -1,0 +1,344 @@
+"""Goal: what two commands do to one bank or catalogue at once loses nothing and says nothing wrong.
+
+Method: a hook in the store, the runner or a listener lets the other command run at the one moment
+that matters; clocks stand still, jump, or are set back.
+"""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.checkpoints.bank import Lease
+from holdfast.checkpoints.model import CheckpointState, Depth, Verdict
+from holdfast.checkpoints.scheduling import ScheduledOperation, Scheduler
+from holdfast.checkpoints.service import Checkpoints
+from holdfast.errors import HoldfastError, StateError, StorageFailedError, UnavailableError
+from holdfast.tasks.model import Task
+from holdfast.testing.clock import SimClock
+from holdfast.testing.objects import SimObjectStore, StoreFaults
+from tests.support.checkpoints import (
+    BANK,
+    DIRECTORY,
+    MANNER,
+    MemoryHeads,
+    World,
+    directory_plan,
+    protect,
+)
+from tests.support.trees import pattern, write
+
+OTHER = "sim:other"
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    world = World(tmp_path)
+    write(tmp_path / "one" / "a", pattern(5000, 1))
+    write(tmp_path / "one" / "large", pattern(3 << 20, 2))
+    write(tmp_path / "two" / "b", pattern(5000, 3))
+    return world
+
+
+def verify(facet: Checkpoints, checkpoint: str, **given: Any) -> dict[str, Any]:
+    return dict(facet.verify([facet.get(checkpoint)], MANNER, **given).result or {})
+
+
+class _Watched:
+    """A runner whose `settle` lets something happen first."""
+
+    def __init__(self, facet: Checkpoints, first: threading.Event, then: threading.Thread) -> None:
+        self.run = facet.around.runner.run
+        self._settle = facet.around.runner.settle
+        self._first = first
+        self._then = then
+
+    def settle(self) -> object:
+        self._first.set()
+        self._then.join()
+        return self._settle()
+
+
+def test_checkpoint_that_is_made_while_others_look_stays_available(world: World) -> None:
+    """The looker read PROTECTING; the protect ends before the looker asks for its task."""
+    protecting = world.start()
+    directory_plan(protecting, world.root / "one")
+    written, go = threading.Event(), threading.Event()
+
+    def pause(_number: int, _method: str, name: str) -> None:
+        if name.startswith("manifests/"):
+            written.set()
+            go.wait(20)
+
+    world.on_write = pause
+    thread = threading.Thread(target=protect, args=(protecting,))
+    thread.start()
+    assert written.wait(20)
+    looking = world.start()
+    watched = _Watched(looking, go, thread)
+    looking = Checkpoints(
+        replace(looking.around, runner=watched),
+        lambda _store: pytest.fail("not measured"),
+    )
+
+    looking.list()
+
+    assert [each.state for each in looking.list()] == [CheckpointState.AVAILABLE]
+
+
+class _BrokenHeads(MemoryHeads):
+    def advance(self, plan_id: str, checkpoint_id: str, digest: str, task_id: str) -> None:
+        raise StorageFailedError("the register failed", code="register-failed")
+
+
+def test_what_fails_after_the_manifest_unmakes_no_checkpoint(world: World) -> None:
+    """It is whole in the bank: retention must not take it for one that never was."""
+    world.heads = _BrokenHeads()
+    facet = world.start()
+    directory_plan(facet, world.root / "one")
+
+    with pytest.raises(StorageFailedError):
+        protect(facet)
+
+    (left,) = facet.list()
+    assert left.state is CheckpointState.AVAILABLE
+    assert verify(facet, left.id)["verdict"] == "success"
+
+
+def test_sweep_of_a_bank_that_takes_long_to_read_ends(world: World) -> None:
+    """Reading what is live takes longer than the sweep's lease lasts."""
+    facet = world.start()
+    directory_plan(facet, world.root / "one")
+    for number in range(12):
+        write(world.root / "one" / "a", pattern(4000, number + 10))
+        last = protect(facet)
+    facet.delete(last, MANNER)
+    world.clock.sleep(7200)
+
+    told = world.start(StoreFaults(slow_s=20.0)).sweep(BANK, MANNER, grace_s=60).result or {}
+
+    assert int(str(told["deleted"])) > 0
+
+
+def test_protect_whose_checkpoint_before_takes_long_to_read_ends(world: World) -> None:
+    """So do many resources that are unchanged, and their listings."""
+    trees = [world.root / f"tree{number}" for number in range(40)]
+    for number, tree in enumerate(trees):
+        write(tree / "a", pattern(3000, number))
+    facet = world.start()
+    directory_plan(facet, *trees)
+    protect(facet)
+
+    slow = world.start(StoreFaults(slow_s=20.0))
+
+    assert slow.get(protect(slow)).state is CheckpointState.AVAILABLE
+
+
+def hurt_one(world: World) -> str:
+    """Flip a bit of the largest chunk and return its name."""
+    objects = world.banks[BANK]
+    name = max((n for n in objects if n.startswith("chunks/")), key=lambda n: len(objects[n].data))
+    data = bytearray(objects[name].data)
+    data[len(data) // 2] ^= 1
+    objects[name].data = bytes(data)
+    return name
+
+
+@pytest.mark.parametrize("healer", ["heal", "protect"])
+def test_chunk_healed_while_it_is_put_away_is_not_lost(world: World, healer: str) -> None:
+    """The healer comes between the last look at the damaged chunk and its removal."""
+    facet = world.start()
+    directory_plan(facet, world.root / "one", name="copy", bank=OTHER)
+    protect(facet, "copy")
+    directory_plan(facet, world.root / "one")
+    first = protect(facet)
+    name = hurt_one(world)
+    healers = world.start()
+    tried: list[str] = []
+
+    def heal(_number: int, _method: str, written: str) -> None:
+        if written.startswith("quarantine/") and not tried:
+            tried.append(written)
+            try:
+                if healer == "heal":
+                    healers.heal(BANK, OTHER, MANNER)
+                else:
+                    protect(healers)
+            except HoldfastError as error:
+                tried.append(error.code)
+
+    world.on_write = heal
+    verify(facet, first)
+    world.on_write = None
+
+    assert tried
+    bank_id = facet.get(first).bank_id
+    known = facet.catalogue.chunks.known(bank_id)
+    assert name in world.banks[BANK] or bytes.fromhex(name[-64:]) not in known
+    protect(world.start())
+    assert verify(world.start(), first)["verdict"] == "success"
+
+
+def test_protect_stopped_while_it_writes_its_manifest_claims_nothing(world: World) -> None:
+    """Bank invariant 1: the pause comes after the lease was looked at."""
+    facet = world.start()
+    directory_plan(facet, world.root / "one")
+    others = world.start()
+    paused: list[str] = []
+
+    def pause(_number: int, method: str, name: str) -> None:
+        if method == "create" and name.startswith("manifests/") and not paused:
+            paused.append(name)
+            world.clock.sleep(7200)
+            others.sweep(BANK, MANNER, grace_s=0)
+
+    world.on_write = pause
+    with pytest.raises(StateError, match="stopped for too long"):
+        protect(facet)
+    world.on_write = None
+
+    assert paused
+    assert paused[0] not in world.banks[BANK]
+    assert verify(facet, protect(world.start()))["verdict"] == "success"
+
+
+def test_clock_that_is_set_back_lengthens_no_lease() -> None:
+    clock = SimClock()
+    store = SimObjectStore(clock)
+    lease = Lease(store, clock, "leases/task-1", duration_s=600)
+    lease.renew()
+    clock.step_wall_clock(-7200 * 10**9)
+    clock.sleep(400)
+    writes = store.writes_count
+    lease.keep()
+    assert store.writes_count == writes + 1
+    clock.step_wall_clock(-7200 * 10**9)
+    clock.sleep(700)
+
+    with pytest.raises(StateError, match="stopped for too long"):
+        lease.check()
+
+
+def test_drill_goes_on_after_a_kill(world: World) -> None:
+    """What a killed drill left is no reason to call a checkpoint bad."""
+    facet = world.start()
+    directory_plan(facet, world.root / "one")
+    checkpoint = protect(facet)
+
+    def interrupt(task: Task) -> None:
+        if task.stage == "restoring":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        facet.verify(
+            [facet.get(checkpoint)], replace(MANNER, listener=interrupt), depth=Depth.RESTORE
+        )
+    (left,) = _tasks(facet)
+    write(world.state / "drills" / left / "tree" / "left", b"by a kill")
+
+    result = verify(world.start(), checkpoint, depth=Depth.RESTORE)
+
+    assert result["verdict"] == "success"
+    assert not (world.state / "drills" / left).exists()
+
+
+def _tasks(facet: Checkpoints) -> list[str]:
+    from holdfast.server.local import LocalServices
+
+    services = LocalServices(facet.around.state)
+    page = services.journal.list_tasks(kind="checkpoints.verify")
+    services.journal.close()
+    return [str(task.id) for task in page.tasks]
+
+
+def test_schedule_removed_while_it_runs_stays_removed(world: World) -> None:
+    facet = world.start()
+    directory_plan(facet, world.root / "one")
+    scheduler = Scheduler(facet)
+    added = scheduler.add("p", ScheduledOperation.PROTECT, "0 * * * *", {})
+    world.clock.sleep(7200)
+    removed: list[str] = []
+
+    def remove(_task: Task) -> None:
+        if not removed:
+            removed.append(added.id)
+            scheduler.remove(added.id)
+
+    scheduler.run_due(replace(MANNER, listener=remove))
+
+    assert removed
+    assert scheduler.schedules() == []
+
+
+def test_clock_that_was_wrong_for_a_while_stops_no_schedule(world: World) -> None:
+    """It ran ten years ahead at one look: the next run is not put off until then."""
+    facet = world.start()
+    directory_plan(facet, world.root / "one")
+    scheduler = Scheduler(facet)
+    scheduler.add("p", ScheduledOperation.PROTECT, "0 * * * *", {})
+    ten_years_ns = 3650 * 86_400 * 10**9
+    world.clock.step_wall_clock(ten_years_ns)
+    assert len(scheduler.run_due(MANNER)) == 1
+    world.clock.step_wall_clock(-ten_years_ns)
+    scheduler.run_due(MANNER)
+
+    world.clock.sleep(7200)
+
+    assert len(scheduler.run_due(MANNER)) == 1
+
+
+def test_lesser_verification_takes_back_neither_fail_nor_success(world: World) -> None:
+    facet = world.start()
+    directory_plan(facet, world.root / "one", world.root / "two")
+    checkpoint = protect(facet)
+    two = f"{DIRECTORY}#{(world.root / 'two').resolve()}"
+    verify(facet, checkpoint)
+    lesser: list[Mapping[str, Any]] = [{"depth": Depth.PRESENCE}, {"resource": two}]
+    for given in lesser:
+        verify(facet, checkpoint, **given)
+        now = facet.get(checkpoint).verified
+        assert now is not None
+        assert (now.verdict, now.depth) == (Verdict.SUCCESS, Depth.DIGEST)
+    name = hurt_one(world)
+    read_only = world.start(StoreFaults(read_only=True))
+    assert verify(read_only, checkpoint)["verdict"] == "fail"
+    assert name in world.banks[BANK]
+
+    for given in lesser:
+        verify(facet, checkpoint, **given)
+        with pytest.raises(StateError, match="verification"):
+            facet.restore(checkpoint, MANNER)
+
+    facet.catalogue.close()
+    world.lose_catalogue()
+    rebuilt = world.start()
+    rebuilt.examine(BANK, MANNER)
+    again = rebuilt.get(checkpoint).verified
+    assert again is not None
+    assert again.verdict is Verdict.FAIL
+
+
+def test_resource_that_is_not_in_a_checkpoint_is_not_verified(world: World) -> None:
+    """Nothing examined leaves no verdict."""
+    facet = world.start()
+    directory_plan(facet, world.root / "one")
+    checkpoint = protect(facet)
+
+    with pytest.raises(HoldfastError, match="no resource"):
+        verify(facet, checkpoint, resource=f"{DIRECTORY}#/nowhere")
+
+    assert facet.get(checkpoint).verified is None
+
+
+def test_catalogue_that_others_hold_is_unavailable(world: World) -> None:
+    facet, other = world.start(), world.start()
+    directory_plan(facet, world.root / "one")
+    facet.catalogue._sql.execute("PRAGMA busy_timeout = 10")
+    with (
+        other.catalogue._database.transaction(),
+        pytest.raises(UnavailableError, match="locked"),
+    ):
+        directory_plan(facet, world.root / "two")
