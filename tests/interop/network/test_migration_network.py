@@ -83,7 +83,7 @@ def wait_long(target: HostNode, task_id: str) -> dict[str, Any]:
     until = time.monotonic() + 240
     while time.monotonic() < until:
         task = target.task(task_id)
-        if task["state"] not in ("running", "pending"):
+        if task["state"] in ("completed", "failed", "cancelled"):
             return task
         time.sleep(0.1)
     raise AssertionError((task, target.log[-10:]))
