@@ -50,6 +50,7 @@ class NodeFile:
         """Open it; the errors of ReadableDirectory.open_file."""
         self._connection = connection
         self._request = OpenRequest(handle, path, algorithm)
+        self._has_digest = bool(algorithm)
         self._digest_again = digest_again
         self._windows: deque[DataReply] = deque()
         self._ahead: deque[tuple[int, int]] = deque()
@@ -74,7 +75,7 @@ class NodeFile:
 
     def given_digest(self) -> bytes | None:
         """See ReadableFile."""
-        if not self._request.algorithm:
+        if not self._has_digest:
             return None
         finished = self._finished or self._finish()
         if not self._was_lost:
@@ -170,6 +171,8 @@ class NodeFile:
     def _open_again(self) -> None:
         self._was_lost = True
         self._is_open = False
+        # No digest: it would be of nothing that was sent, and all before it would count as zeros.
+        self._request = self._request._replace(algorithm="")
         for window in reversed(self._windows):
             if window.position < window.end:
                 self._ahead.appendleft((window.position, window.end))

@@ -160,6 +160,40 @@ def test_a_given_digest_survives_a_cut(proxy: CutProxy, server: StreamServer, ro
     tree.close()
 
 
+def test_a_file_that_is_gone_on_with_costs_its_source_nothing_for_what_came_before(
+    server: StreamServer, root: Path
+) -> None:
+    """What came before the loss is not digested anew as zeros, which of a large file takes longer
+    than an answer may: it would be asked for again for ever."""
+    size = 32 << 30
+    with open(root / "large", "r+b") as file:
+        file.truncate(size)
+        os.pwrite(file.fileno(), b"end", size - 3)
+    tree = server.open(patience_s=5)
+    tree.expect([], "md5")
+    reader = tree.open_file(b"large")
+    buffer = memoryview(bytearray(MIB))
+    reader.read_into(buffer, 0)
+    server.stop()
+    server.start()
+    began = time.process_time() + children_s()
+
+    reader.read_into(buffer, size - MIB)
+    reader.signature()
+    reader.close()
+    tree.close()
+    server.stop()
+
+    assert bytes(buffer[-3:]) == b"end"
+    assert time.process_time() + children_s() - began < 5
+
+
+def children_s() -> float:
+    """Return the processor time of children that ended."""
+    found = os.times()
+    return found.children_user + found.children_system
+
+
 def test_a_source_that_is_restarted_is_found_again(server: StreamServer, root: Path) -> None:
     tree = server.open(patience_s=20)
 
