@@ -24,7 +24,7 @@ from holdfast.checkpoints.model import (
 from holdfast.checkpoints.reading import read_entries
 from holdfast.checkpoints.running import OpenBank, Surroundings
 from holdfast.checkpoints.segments import chunks_of
-from holdfast.checkpoints.verifying import decode_verdict
+from holdfast.checkpoints.verdicts import decode_verdict
 from holdfast.errors import HoldfastError, IntegrityError, NotFoundError, StateError
 from holdfast.tasks.runner import TaskContext
 

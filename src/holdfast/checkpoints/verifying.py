@@ -11,14 +11,12 @@ Invariants:
 """
 
 import contextlib
-import json
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from holdfast.checkpoints.bank import Lease
+from holdfast.checkpoints.drilling import throw_away_place
 from holdfast.checkpoints.manifest import SignedStatement
 from holdfast.checkpoints.model import (
     Budget,
@@ -38,6 +36,7 @@ from holdfast.checkpoints.rules import choose_chunks, judge, tells_more
 from holdfast.checkpoints.running import Manner, OpenBank, Surroundings, Walk
 from holdfast.checkpoints.sealing import Sealer
 from holdfast.checkpoints.segments import Entry, chunks_of
+from holdfast.checkpoints.verdicts import encode_verdict
 from holdfast.errors import (
     CancelledError,
     CapacityError,
@@ -50,7 +49,6 @@ from holdfast.errors import (
 )
 from holdfast.model.limits import MIB
 from holdfast.model.tree import display_path
-from holdfast.proof.statement import canonical_json
 from holdfast.tasks.runner import TaskContext
 
 FINDINGS_MAX = 25
@@ -294,8 +292,7 @@ class VerifyRun:
             started_ns = self._around.clock.monotonic_ns()
             plugin = self._around.plugins.of(scope.record.resource)
             try:
-                place = self._make_place()
-                with _throw_away(place) as target:
+                with throw_away_place(self._around, self._context.task.id) as target:
                     context = HookContext(
                         resource=scope.record.resource,
                         parameters={"target": str(target), "verify": "full"},
@@ -313,18 +310,6 @@ class VerifyRun:
                 raise
             except HoldfastError as error:
                 scope.reason = f"it could not be restored: {error.message}"
-
-    def _make_place(self) -> Path:
-        """Return where this task may restore to, empty; what killed drills left there is removed.
-
-        A name that is no task's of this machine is left alone.
-        """
-        drills = self._around.state / "drills"
-        place = drills / self._context.task.id
-        for left in drills.iterdir() if drills.is_dir() else ():
-            if left == place or self._around.is_over(left.name):
-                shutil.rmtree(left, ignore_errors=True)
-        return place
 
     def _quarantine(self) -> None:
         """Put damaged chunks aside; a bank that cannot be written keeps them where they are."""
@@ -494,45 +479,5 @@ class VerifyRun:
         }
 
 
-def encode_verdict(checkpoint_id: str, verified: Verified) -> bytes:
-    """Return the result of a verification as it is kept in the bank."""
-    document = {
-        "checkpoint": checkpoint_id,
-        "atNs": verified.at_ns,
-        "depth": verified.depth.value,
-        "verdict": verified.verdict.value,
-        "coverageMilli": round(verified.coverage_percent * 1000),
-        "task": verified.task_id,
-        "bad": list(verified.bad),
-    }
-    return canonical_json(document) + b"\n"
-
-
-def decode_verdict(data: bytes) -> Verified | None:
-    """Return a verdict kept in a bank; None if it cannot be read."""
-    try:
-        document = json.loads(data)
-        return Verified(
-            at_ns=int(document["atNs"]),
-            depth=Depth(document["depth"]),
-            verdict=Verdict(document["verdict"]),
-            coverage_percent=document["coverageMilli"] / 1000,
-            task_id=str(document["task"]),
-            bad=tuple(str(key) for key in document["bad"]),
-        )
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
 def _needs_any(entry: Entry, chunks: set[bytes]) -> bool:
     return any(part.chunk in chunks for part in entry.parts)
-
-
-@contextlib.contextmanager
-def _throw_away(place: Path) -> Iterator[Path]:
-    """Yield a directory to be made, whose parent is there; it is removed at the end."""
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        yield place / "tree"
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
