@@ -37,6 +37,7 @@ from tests.support.hostile_stream import (
     READ,
     STATS,
     SYMLINK,
+    WORKING,
     Frames,
     Hook,
     HostileSource,
@@ -261,6 +262,10 @@ def empty_frames(_kind: int, number: int, _fields: Any) -> Frames:
     return (frame(DATA, number, b"", is_last=False) for _ in itertools.count())
 
 
+def always_at_work(_kind: int, number: int, _fields: Any) -> Frames:
+    return (frame(WORKING, number, b"", is_last=False) for _ in itertools.count())
+
+
 def wrong_digest(_kind: int, number: int, _fields: Any) -> Frames:
     return [frame(FINISHED, number, [state(LARGE), {}, bytes(32)])]
 
@@ -302,6 +307,7 @@ def failing(kind: str, code: str) -> Hook:
 LIES: dict[str, tuple[Node, Hook]] = {
     "short body": (LARGE, lying_file(READ, short_body)),
     "frames of nothing": (LARGE, lying_file(READ, empty_frames)),
+    "at work for ever": (LARGE, lying_file(FINISH, always_at_work)),
     "wrong digest": (LARGE, lying_file(FINISH, wrong_digest)),
     "another size afterwards": (LARGE, lying_file(FINISH, other_size)),
     "huge size": (replace(LARGE, size_bytes=1 << 50), lying_file(0, short_body)),

@@ -77,6 +77,8 @@ READ_AHEAD_ENTRIES_MAX: Final = 65_536
 """What is listed ahead of a walk over another host's tree."""
 STREAM_WINDOW_BYTES: Final = 16 * MIB
 """Bytes of a large file asked for in one request; two are under way at once."""
+STREAM_WORKING_BYTES: Final = 256 * MIB
+"""Bytes of holes after which a source that digests them says that it is still at work."""
 
 HEAD_VALUE_BYTES_MAX: Final = 4 * KIB
 HEAD_KEY_BYTES_MAX: Final = 2 * KIB

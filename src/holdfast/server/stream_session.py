@@ -30,6 +30,7 @@ from holdfast.model.limits import (
     REQUEST_FRAME_BYTES_MAX,
     STREAM_EXTENTS_MAX,
     STREAM_FILES_OPEN_MAX,
+    STREAM_WORKING_BYTES,
 )
 from holdfast.model.tree import FileKind, Stat
 from holdfast.ports import Pace, ReadableFile
@@ -262,7 +263,7 @@ class StreamSession:
 
     def _read(self, number: int, request: ReadRequest) -> None:
         opened = self._file(request.handle)
-        self._hash_hole(opened, request.start)
+        self._hash_hole(number, opened, request.start)
         position, is_last = request.start, False
         while not is_last:
             # Digested on this thread while it is near: whoever receives it has more to do with it.
@@ -277,14 +278,22 @@ class StreamSession:
                 opened.position = position
             self._channel.send(self._block[: HEADER_BYTES + done], FRAME_S)
 
-    def _hash_hole(self, opened: _OpenFile, start: int) -> None:
-        """Take what the client does not ask for into the digest: it lies in a hole."""
+    def _hash_hole(self, number: int, opened: _OpenFile, start: int) -> None:
+        """Take what the client does not ask for into the digest: it lies in a hole.
+
+        The client is told now and then: of a large hole that takes longer than it would wait.
+        """
         if opened.digest is None:
             return
         if start < opened.position:
             opened.digest = None
             return
+        working = encode_header(Kind.WORKING, number, 0, is_last=False)
+        told = opened.position
         for at in range(opened.position, start, BLOCK_BYTES):
+            if at - told >= STREAM_WORKING_BYTES:
+                self._channel.send(working, FRAME_S)
+                told = at
             opened.digest.update(memoryview(_ZEROS)[: start - at])
         opened.position = start
 
@@ -314,7 +323,7 @@ class StreamSession:
 
     def _finish(self, number: int, request: SizeRequest) -> None:
         opened = self._file(request.handle)
-        self._hash_hole(opened, max(opened.position, request.size_bytes))
+        self._hash_hole(number, opened, max(opened.position, request.size_bytes))
         digest = opened.digest.digest() if opened.digest is not None else None
         xattrs = opened.reader.xattrs()
         stat = opened.reader.stat()

@@ -26,13 +26,16 @@ from holdfast.errors import (
     UnavailableError,
 )
 from holdfast.model.access import ALL_PERMISSIONS, Permission
+from holdfast.model.limits import GIB
 from holdfast.model.tree import ROOT_PATH
 from holdfast.ports import ExpectedFile
 from holdfast.server.stream import Export, StreamSettings, serve_stream
+from holdfast.stores.nodes.channel import Channel
 from holdfast.stores.nodes.connection import NodeAddress
 from holdfast.stores.nodes.directory import open_node_directory
-from holdfast.stores.nodes.messages import Hello, Kind
+from holdfast.stores.nodes.messages import Hello, Kind, OpenRequest, SizeRequest
 from holdfast.stores.nodes.wire import MAGIC, VERSION, encode_frame
+from holdfast.stores.system import SystemClock
 
 TOKEN = b"secret"
 SIEGE_ROUNDS = int(os.environ.get("HOLDFAST_SIEGE_ROUNDS", "8"))
@@ -401,3 +404,28 @@ def test_a_port_in_use_is_an_error(server: StreamServer) -> None:
     with pytest.raises(ConflictError) as raised:
         serve_stream(settings, lambda _port: None)
     assert raised.value.code == "port-in-use"
+
+
+def test_a_client_that_waits_for_a_hole_is_told_of_it(root: Path) -> None:
+    """Digesting the hole of a large file takes longer than a client waits for an answer."""
+    with open(root / "sparse", "wb") as file:
+        file.truncate(GIB)
+    server = StreamServer(os.fsencode(root)).start()
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        channel = Channel(connection, SystemClock())
+        for number, (kind, message) in enumerate(
+            (
+                (Kind.HELLO, Hello(MAGIC, VERSION, EXPORT, None)),
+                (Kind.OPEN, OpenRequest(1, b"sparse", "xxh3-128")),
+                (Kind.FINISH, SizeRequest(1, GIB)),
+            )
+        ):
+            channel.send(encode_frame(kind, number, message), 10)
+        kinds: list[Kind] = []
+        while not kinds or kinds[-1] is not Kind.FINISHED:
+            header = channel.receive_header(10, 10)
+            channel.receive_payload(header.size_bytes, 10)
+            kinds.append(header.kind)
+    server.stop()
+
+    assert kinds == [Kind.WELCOME, Kind.STATS, *[Kind.WORKING] * 3, Kind.FINISHED]

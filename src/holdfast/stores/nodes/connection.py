@@ -187,10 +187,14 @@ class Connection:
         """Take the header of the next frame; its payload is then due."""
         if self._channel is None or not self._asked:
             raise ConnectionResetError("the connection was lost")
-        header = self._channel.receive_header(ANSWER_S, FRAME_S)
         reply = self._asked[0]
-        if header.number != reply.number:
-            raise bad_frame("an answer to nothing that was asked")
+        while True:
+            header = self._channel.receive_header(ANSWER_S, FRAME_S)
+            if header.number != reply.number:
+                raise bad_frame("an answer to nothing that was asked")
+            if header.kind is not Kind.WORKING or header.size_bytes or header.is_last:
+                break
+            reply.note_working()
         if header.kind is Kind.FAILURE:
             if not header.is_last:
                 raise bad_frame("an error that is not the end")

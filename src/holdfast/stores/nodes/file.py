@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from holdfast.errors import ConflictError, NotFoundError
-from holdfast.model.limits import BLOCK_BYTES, STREAM_WINDOW_BYTES
+from holdfast.model.limits import BLOCK_BYTES, STREAM_WINDOW_BYTES, STREAM_WORKING_BYTES
 from holdfast.model.tree import Signature, Stat, display_path, signature_of
 from holdfast.ports import FileDigest
 from holdfast.stores.nodes.connection import Connection
@@ -190,15 +190,30 @@ class NodeFile:
 
     def _finish(self) -> FinishedReply:
         request = SizeRequest(self._request.handle, self._first.size_bytes)
-        self._finished = self._call(Kind.FINISH, request, Kind.FINISHED, FinishedReply)
+        self._finished = self._call(
+            Kind.FINISH, request, Kind.FINISHED, FinishedReply, working_max=self._working_max()
+        )
         return self._finished
 
-    def _call(self, kind: Kind, message: object, awaited: Kind, answer: type[_T]) -> _T:
+    def _working_max(self) -> int:
+        """Return how often the source may say that it digests holes, of this file at most."""
+        return -(-self._first.size_bytes // STREAM_WORKING_BYTES)
+
+    def _call(
+        self,
+        kind: Kind,
+        message: object,
+        awaited: Kind,
+        answer: type[_T],
+        *,
+        working_max: int = 0,
+    ) -> _T:
         reply = ValueReply(awaited, answer)
 
         def attempt() -> None:
             nonlocal reply
             reply = ValueReply(awaited, answer)
+            reply.working_max = working_max
             self._connection.ask(kind, message, reply)
             self._connection.finish(reply)
 
@@ -279,6 +294,7 @@ class NodeFile:
             if end < last:
                 self._ahead.appendleft((end, last))
             window = DataReply(self, start, end)
+            window.working_max = self._working_max()
             request = ReadRequest(self._request.handle, start, end)
             self._connection.ask(Kind.READ, request, window)
             self._windows.append(window)

@@ -66,6 +66,8 @@ class Kind(IntEnum):
     DIGESTS = 74
     DONE = 75
     HASHED = 76
+    WORKING = 77
+    """Of no payload: the answer will take longer."""
 
 
 class Hello(NamedTuple):

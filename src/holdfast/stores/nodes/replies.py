@@ -45,6 +45,14 @@ class Reply:
         self.is_lost = False
         """Whether the connection went before the end; ask again."""
         self.error: HoldfastError | None = None
+        self.working_max = 0
+        """How often it may be put off because the source is at work on it."""
+
+    def note_working(self) -> None:
+        """Take it that the answer will take longer."""
+        self.working_max -= 1
+        if self.working_max < 0:
+            raise bad_frame("that it is at work more often than there is work")
 
     def feed(self, kind: Kind, payload: memoryview, *, is_last: bool) -> None:
         """Take a frame of the awaited kind; the payload is good for this call only."""

@@ -285,6 +285,18 @@ def test_digests_taken_whole_leave_the_connection_as_it_was(
     tree.close()
 
 
+def test_a_digest_of_a_hole_is_told_of_while_it_is_taken(server: StreamServer, root: Path) -> None:
+    """In steps, as of data: else a large hole takes longer than an answer may."""
+    with open(root / "sparse", "wb") as file:
+        file.truncate(64 * MIB)
+    tree = server.open()
+
+    steps = list(tree.digest_files([b"sparse"], "xxh3-128", drop_cache=False))
+
+    assert [each for each in steps if isinstance(each, int)] == [4 * MIB] * 16 + [0]
+    tree.close()
+
+
 @pytest.mark.parametrize("missing", ["root", "export"])
 def test_a_source_whose_tree_is_gone_is_not_taken_for_an_empty_one(
     server: StreamServer, root: Path, missing: str
