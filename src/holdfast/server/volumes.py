@@ -113,17 +113,7 @@ class _Starter:
             spin_us=request.spin_us,
             tls=self._tls,
         )
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "holdfast.server.volume_process",
-            msgspec.json.encode(orders).decode(),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            limit=_REPORT_BYTES_MAX,
-            # Ctrl-C is for the supervisor, which then stops its processes in order.
-            process_group=0,
-        )
+        process = await _exec(orders)
         try:
             return _Process(process, await _report(process), self._stop_s)
         except BaseException:
@@ -230,6 +220,27 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+async def _exec(orders: Orders) -> asyncio.subprocess.Process:
+    try:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "holdfast.server.volume_process",
+            msgspec.json.encode(orders).decode(),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            limit=_REPORT_BYTES_MAX,
+            # Ctrl-C is for the supervisor, which then stops its processes in order.
+            process_group=0,
+        )
+    except OSError as error:
+        raise UnavailableError(
+            f"no data process can be started: {error.strerror}",
+            code="data-process-died",
+            advice="look at the limits of processes, open files and memory, then try again",
+        ) from error
 
 
 async def _report(process: asyncio.subprocess.Process) -> Report:

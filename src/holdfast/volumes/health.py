@@ -28,7 +28,7 @@ class HealthWord(StrEnum):
     STRAINED = "strained"
     """Clients wait: they write faster than the medium takes it."""
     DOWN = "down"
-    """No process serves it; nothing is lost by that."""
+    """No process serves it, or it does not answer; nothing is lost by that."""
     FENCED = "fenced"
     """It may not acknowledge: another holds a newer epoch, or the lease ran out."""
     DAMAGED = "damaged"

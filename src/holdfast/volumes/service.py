@@ -20,6 +20,7 @@ from typing import Final, Protocol
 
 from holdfast.errors import (
     CancelledError,
+    ConflictError,
     HoldfastError,
     NotFoundError,
     StateError,
@@ -108,16 +109,19 @@ class Volumes:
 
     async def views(self) -> list[VolumeView]:
         """Return all volumes, in the order of their names."""
-        return [await self.show(name) for name in self._around.catalog.names()]
+        found = []
+        for name in self._around.catalog.names():
+            with contextlib.suppress(NotFoundError):  # It was removed meanwhile.
+                found.append(await self.show(name))
+        return found
 
     async def show(self, name: str) -> VolumeView:
         """Return one volume, or raise NotFoundError (`no-volume`)."""
         place = self._find(name)
-        status = await self._status(place)
+        status, health = await self._told(place)
         try:
             entry = self._around.catalog.entry(place)
             stored = self._stored(place, status)
-            health = health_of(status) if status else DOWN
             preset, created_ns = entry.preset, entry.created_ns
         except HoldfastError as error:
             preset, created_ns, stored = "", 0, StoredSize(size_bytes=0, used_bytes=0)
@@ -208,6 +212,14 @@ class Volumes:
     async def remove(self, name: str) -> None:
         """Remove a volume and all it holds; ConflictError (`volume-in-use`) while it is served."""
         place = self._find(name)
+        if place.name in self._around.supervisor.names():
+            # Also while its process is being started again, and nobody holds the lock.
+            raise ConflictError(
+                f"the volume {place.name} is being served",
+                code="volume-in-use",
+                advice="stop serving it first",
+                volume=place.name,
+            )
         await asyncio.to_thread(self._around.catalog.remove, place.name)
 
     async def exposition(self, names: list[VolumeName] | None = None) -> bytes:
@@ -241,15 +253,20 @@ class Volumes:
         async with client:
             yield client
 
-    async def _status(self, place: Place) -> VolumeStatus | None:
+    async def _told(self, place: Place) -> tuple[VolumeStatus | None, Health]:
+        """Return what the process of a volume says, None if it says nothing, and its health."""
         client = await _connect(place)
         if client is None:
-            return None
-        async with client:
-            return await client.status()
+            return None, DOWN
+        try:
+            async with client:
+                status = await client.status()
+            return status, health_of(status)
+        except HoldfastError as error:
+            return None, Health(word=HealthWord.DOWN, lost_bytes=0, reason=error.message)
 
     async def _snapshot(self, name: VolumeName) -> MetricsSnapshot | None:
-        with contextlib.suppress(NotFoundError):
+        with contextlib.suppress(HoldfastError):
             client = await _connect(self._find(name))
             if client is not None:
                 async with client:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from holdfast.errors import HoldfastError, StateError
+from holdfast.errors import StateError
 from holdfast.model.ids import VolumeName
 from holdfast.ports import Clock
 
@@ -90,6 +90,8 @@ def restart_delay_s(failures_count: int) -> float:
 @dataclass(slots=True, kw_only=True)
 class _Served:
     request: ServeRequest
+    starting: "asyncio.Future[DataProcess]"
+    """The first start."""
     process: DataProcess | None = None
     restarts_count: int = 0
     task: "asyncio.Task[None] | None" = None
@@ -122,20 +124,36 @@ class Supervisor:
         return self._served[name].restarts_count if name in self._served else 0
 
     async def serve(self, request: ServeRequest) -> DataProcess:
-        """Have a volume served from now on; StateError (`volume-served`) if it is."""
+        """Have a volume served from now on.
+
+        Raises:
+            StateError: It is (`volume-served`), or it was stopped while it started
+                (`volume-stopped`).
+        """
         if request.name in self._served:
             raise StateError(
                 f"the volume {request.name} is served already",
                 code="volume-served",
                 advice="stop it first to serve it elsewhere",
             )
-        served = self._served[request.name] = _Served(request=request)
+        starting = asyncio.ensure_future(self._start(request))
+        served = self._served[request.name] = _Served(request=request, starting=starting)
         try:
-            served.process = await self._start(request)
+            served.process = await starting
             # Clients come back to where they were: a free port is chosen once.
             served.request = replace(request, listen=served.process.listen)
+        except asyncio.CancelledError:
+            self._forget(served)
+            own = asyncio.current_task()
+            if own is not None and own.cancelling():
+                raise
+            raise StateError(
+                f"the volume {request.name} was stopped while it was started",
+                code="volume-stopped",
+                advice="serve it again if it is still wanted",
+            ) from None
         except BaseException:
-            del self._served[request.name]
+            self._forget(served)
             raise
         served.task = asyncio.create_task(self._keep(served, served.process))
         return served.process
@@ -143,13 +161,18 @@ class Supervisor:
     async def stop(self, name: VolumeName) -> None:
         """Stop serving a volume; nothing happens if it is not served."""
         served = self._served.get(name)
-        if served is None or served.task is None:
+        if served is None:
             return
-        served.task.cancel()
-        await asyncio.gather(served.task, return_exceptions=True)
+        if served.task is None:
+            served.starting.cancel()
+            # Whoever waits for it in `serve` goes on before we do.
+            await asyncio.gather(served.starting, return_exceptions=True)
+        if served.task is not None:
+            served.task.cancel()
+            await asyncio.gather(served.task, return_exceptions=True)
         if served.process is not None:
             await served.process.stop()
-        self._served.pop(name, None)
+        self._forget(served)
 
     def reload_all(self) -> None:
         """Have every process load its certificates anew; one that starts later does anyway."""
@@ -160,6 +183,10 @@ class Supervisor:
     async def stop_all(self) -> None:
         """Stop serving every volume, all at once."""
         await asyncio.gather(*(self.stop(name) for name in self.names()))
+
+    def _forget(self, served: _Served) -> None:
+        if self._served.get(served.request.name) is served:
+            del self._served[served.request.name]
 
     async def _keep(self, served: _Served, process: DataProcess) -> None:
         failures_count = 0
@@ -188,5 +215,5 @@ class Supervisor:
                 if not isinstance(started[0], BaseException):
                     await started[0].stop()
                 raise
-            except HoldfastError as error:
+            except Exception as error:  # noqa: BLE001 a volume is not given up, whatever it was
                 _log.error("volume %s: not started again: %s", served.request.name, error)

@@ -145,6 +145,40 @@ async def test_nothing_runs_after_a_stop_during_a_restart(
     assert supervisor.names() == []
 
 
+async def test_restart_goes_on_after_what_nobody_expected(
+    supervisor: Supervisor, starter: Starter
+) -> None:
+    """A machine out of processes or memory: the volume is not given up for good."""
+    await supervisor.serve(DB)
+    starter.failures = [BlockingIOError(11, "no more processes")]
+
+    starter.started[0].ended.set_result("it was killed")
+    await starter.has_started(2)
+
+    assert supervisor.names() == [DB.name]
+    await supervisor.stop_all()
+
+
+async def test_stop_during_the_first_start_stops_it(
+    supervisor: Supervisor, starter: Starter
+) -> None:
+    """Invariant 5: who asked for it is told, and nothing is served."""
+    starter.gate.clear()
+    serving = asyncio.create_task(supervisor.serve(DB))
+    await asyncio.sleep(0.01)
+
+    await supervisor.stop(DB.name)
+    starter.gate.set()
+    with pytest.raises(StateError) as raised:
+        await serving
+
+    assert raised.value.code == "volume-stopped"
+    assert supervisor.names() == []
+    assert starter.started == []
+    await supervisor.serve(DB)
+    await supervisor.stop_all()
+
+
 def test_restart_waits_longer_each_time_up_to_a_most() -> None:
     """Invariant 3."""
     delays = [restart_delay_s(count) for count in range(1, 100)]
