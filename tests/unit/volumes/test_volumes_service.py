@@ -64,11 +64,11 @@ class Process:
         """See DataProcess."""
 
 
-async def start(request: ServeRequest) -> DataProcess:  # noqa: ARG001 see StartProcess
+async def start(request: ServeRequest) -> DataProcess:
     return Process()
 
 
-async def start_nothing(request: ServeRequest) -> DataProcess:  # noqa: ARG001 see StartProcess
+async def start_nothing(request: ServeRequest) -> DataProcess:
     raise UnavailableError("nothing starts here", code="x")
 
 
