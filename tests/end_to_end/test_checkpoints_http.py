@@ -157,9 +157,11 @@ async def test_checkpoint_is_held_locked_and_released(asker: Asker) -> None:
     assert (held[0], held[1]["protected"]) == (200, True)
     assert (await asker.ask("DELETE", path))[0] == 409
     locked = (await asker.ask("PUT", f"{path}/protection", {"lockDays": 2}))[1]
-    assert (locked["protected"], bool(locked["lockedUntil"])) == (False, True)
+    assert (locked["protected"], bool(locked["lockedUntil"])) == (True, True)
     again = (await asker.ask("PUT", f"{path}/protection", {"lockDays": 1}))[1]
     assert again["lockedUntil"] == locked["lockedUntil"]
+    freed = (await asker.ask("PUT", f"{path}/protection", {}))[1]
+    assert (freed["protected"], freed["lockedUntil"]) == (False, locked["lockedUntil"])
 
 
 async def test_bank_is_examined_swept_and_healed(asker: Asker, tmp_path: Path) -> None:

@@ -342,3 +342,42 @@ def test_catalogue_that_others_hold_is_unavailable(world: World) -> None:
         pytest.raises(UnavailableError, match="locked"),
     ):
         directory_plan(facet, world.root / "two")
+
+
+def test_sweep_takes_nothing_while_a_manifest_that_should_be_there_is_not(world: World) -> None:
+    """A bank that shows less than it held: its chunks may be all that is left of it."""
+    facet = world.start()
+    directory_plan(facet, world.root / "one")
+    first = protect(facet)
+    write(world.root / "one" / "a", pattern(700, 9))
+    protect(facet)
+    objects = world.banks[BANK]
+    hidden = {name: objects.pop(name) for name in list(objects) if first in name}
+    assert hidden
+    before = set(objects)
+
+    for _ in range(2):
+        with pytest.raises(StateError, match="not known"):
+            facet.sweep(BANK, MANNER, grace_s=0)
+        assert {name for name in objects if name.startswith("chunks/")} <= before
+        # Also once somebody was told, until it is deleted or back.
+        facet.examine(BANK, MANNER)
+    objects |= hidden
+    assert verify(facet, first)["verdict"] == "success"
+    del objects[f"manifests/{first}"]
+    facet.delete(first, MANNER)
+    assert int(str((facet.sweep(BANK, MANNER, grace_s=-1).result or {})["deleted"])) > 0
+
+
+def test_lock_lifts_no_hold(world: World) -> None:
+    facet = world.start()
+    directory_plan(facet, world.root / "one")
+    checkpoint = protect(facet)
+    facet.set_protection(checkpoint, is_protected=True)
+    locked_ns = world.clock.now_ns() + 10**9
+
+    locked = facet.set_protection(checkpoint, is_protected=None, locked_until_ns=locked_ns)
+
+    assert (locked.is_protected, locked.locked_until_ns) == (True, locked_ns)
+    again = facet.set_protection(checkpoint, is_protected=False, locked_until_ns=locked_ns - 5)
+    assert (again.is_protected, again.locked_until_ns) == (False, locked_ns)

@@ -241,12 +241,13 @@ class Catalogue:
                 self.chunks.forget_uses(checkpoint_id)
 
     def set_protection(
-        self, checkpoint_id: CheckpointId, *, is_protected: bool, locked_until_ns: int
+        self, checkpoint_id: CheckpointId, *, is_protected: bool | None, locked_until_ns: int
     ) -> None:
-        """Say whether it may be deleted, and when."""
+        """Say whether it may be deleted (None: as before), and when; a lock is never shortened."""
         with self._database.transaction():
             self._sql.execute(
-                "UPDATE checkpoints SET protected = ?, locked_until_ns = ? WHERE id = ?",
+                """UPDATE checkpoints SET protected = coalesce(?, protected),
+                locked_until_ns = max(locked_until_ns, ?) WHERE id = ?""",
                 (is_protected, locked_until_ns, checkpoint_id),
             )
 

@@ -181,10 +181,12 @@ class CheckpointRoutes:
     async def hold(self, request: Request) -> Response:
         """Say whether a checkpoint may be deleted, or lock it for some days."""
         checkpoint_id, given = request.path_params["id"], await read_body(request)
-        is_protected = flag(given, "protected")
         days = amount(given, "lockDays", 0, LOCK_DAYS_MAX)
         now_ns = self._facet.around.clock.now_ns()
         until_ns = now_ns + int(days * 86_400 * 10**9) if days else 0
+        # To lock it says nothing of a hold.
+        is_told = "protected" in given or not days
+        is_protected = flag(given, "protected") if is_told else None
         held = await self._work.call(
             lambda _manner: self._facet.set_protection(
                 checkpoint_id, is_protected=is_protected, locked_until_ns=until_ns

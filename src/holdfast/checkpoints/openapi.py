@@ -113,7 +113,8 @@ def _checkpoint_paths() -> Json:
     }
     days = {"type": "number", "minimum": 0, "maximum": LOCK_DAYS_MAX}
     held = _object(
-        protected=_FLAG,
+        protected=_FLAG
+        | {"description": "Hold it or release it; to lock it leaves that as it is."},
         lockDays=days | {"description": "Lock it for so many days; never shortened."},
     )
     page = _object(

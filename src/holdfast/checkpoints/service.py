@@ -247,6 +247,8 @@ class Checkpoints:
             from holdfast.checkpoints.upkeep import delete_checkpoint
 
             context.enter("deleting")
+            # It may have been held meanwhile.
+            check_deletable(self.catalogue.checkpoint(checkpoint.id), self.around.clock.now_ns())
             url = self._url_of(checkpoint.bank_id)
             with opened(self.around, url, checkpoint.bank_id) as open_bank:
                 return delete_checkpoint(self.around, open_bank.bank, checkpoint)
@@ -372,12 +374,10 @@ class Checkpoints:
             return checkpoint, bank.read_manifest(checkpoint.id)[1]
 
     def set_protection(
-        self, checkpoint_id: str, *, is_protected: bool, locked_until_ns: int = 0
+        self, checkpoint_id: str, *, is_protected: bool | None, locked_until_ns: int = 0
     ) -> Checkpoint:
-        """Say whether a checkpoint may be deleted."""
+        """Say whether a checkpoint may be deleted; a lock is never shortened, and lifts no hold."""
         checkpoint = self.get(checkpoint_id)
-        if checkpoint.locked_until_ns > max(locked_until_ns, self.around.clock.now_ns()):
-            locked_until_ns = checkpoint.locked_until_ns  # A lock is never shortened.
         self.catalogue.set_protection(
             checkpoint.id, is_protected=is_protected, locked_until_ns=locked_until_ns
         )

@@ -39,6 +39,7 @@ PUT_NS = 3600 * 10**9
 class Live:
     """What the manifests of a bank name."""
 
+    manifests: frozenset[CheckpointId] = frozenset()
     chunks: set[bytes] = field(default_factory=set)
     unreadable: dict[CheckpointId, str] = field(default_factory=dict)
     """Manifests of which it cannot be told what they name, and why."""
@@ -64,6 +65,7 @@ def read_live(open_bank: OpenBank, context: TaskContext, keep: Callable[[], None
     """Read every manifest of a bank and gather what it names; `keep` keeps the lease meanwhile."""
     live = Live()
     manifests = open_bank.bank.list_manifests()
+    live.manifests = frozenset(manifests)
     seen: set[bytes] = set()
     for number, checkpoint_id in enumerate(manifests):
         keep()
@@ -84,6 +86,17 @@ def read_live(open_bank: OpenBank, context: TaskContext, keep: Callable[[], None
     return live
 
 
+def _lost_manifests(around: Surroundings, bank: Bank, live: Live) -> dict[CheckpointId, str]:
+    """Return the checkpoints that had a manifest, were not deleted, and have none in the bank."""
+    return {
+        each.id: f"checkpoint {each.id} has no manifest in the bank any more"
+        for each in around.catalogue.list_checkpoints(bank_id=bank.identity.id)
+        if each.manifest_digest
+        and each.id not in live.manifests
+        and each.state in (CheckpointState.AVAILABLE, CheckpointState.ERROR)
+    }
+
+
 def sweep_bank(
     around: Surroundings, open_bank: OpenBank, grace_s: float, context: TaskContext
 ) -> dict[str, object]:
@@ -99,11 +112,12 @@ def sweep_bank(
         return {"deferred": True, "why": "protects are at work", "deleted": 0, "deletedBytes": 0}
     try:
         live = read_live(open_bank, context, lease.keep)
+        live.unreadable |= _lost_manifests(around, bank, live)
         if live.unreadable:
             raise StateError(
                 "what must be kept is not known: " + "; ".join(list(live.unreadable.values())[:5]),
                 code="sweep-unsafe",
-                advice="heal or delete these checkpoints first",
+                advice="bring manifests back from a copy of the bank, or delete these checkpoints",
             )
         oldest_ns = clock.now_ns() - int(grace_s * 1e9)
         deleted, kept_young, deleted_bytes = [], 0, 0

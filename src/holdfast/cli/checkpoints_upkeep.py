@@ -31,7 +31,7 @@ def hold(
 ) -> None:
     """Protect a checkpoint from deletion until it is released, or for some days."""
     if context.obj is not None:
-        request = {"protected": not release and not days, "lockDays": days}
+        request = {"lockDays": days} | ({} if days and not release else {"protected": not release})
         at_node.hold(context.obj, checkpoint, request, json=json)
 
     def command(services: LocalServices) -> int:
@@ -39,7 +39,9 @@ def hold(
 
         until_ns = services.clock.now_ns() + days * 86_400 * 10**9 if days else 0
         held = open_facet(services).set_protection(
-            checkpoint, is_protected=not release and not days, locked_until_ns=until_ns
+            checkpoint,
+            is_protected=None if days and not release else not release,
+            locked_until_ns=until_ns,
         )
         if json:
             print_json(checkpoint_result(held))
