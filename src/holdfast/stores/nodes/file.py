@@ -132,7 +132,7 @@ class NodeFile:
         """See ReadableFile."""
         if any(not window.is_lost for window in self._windows):
             self._connection.drop()  # Cheaper than to take what is still under way.
-        elif self._is_open:
+        elif self._is_open and self._generation == self._connection.generation:
             reply = ValueReply(Kind.DONE, type(None))
             try:
                 self._connection.ask(Kind.CLOSE, HandleRequest(self._request.handle), reply)

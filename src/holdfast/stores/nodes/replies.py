@@ -3,7 +3,7 @@
 from collections import deque
 from typing import Generic, TypeVar, cast
 
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, InvalidRequestError
 from holdfast.model.limits import DIRECTORY_ENTRIES_MAX, STREAM_PATHS_MAX
 from holdfast.model.tree import FileKind, Stat
 from holdfast.ports import FileDigest, SmallFile
@@ -114,10 +114,18 @@ class ListingReply(Reply):
     def feed(self, kind: Kind, payload: memoryview, *, is_last: bool) -> None:  # noqa: ARG002
         """See Reply."""
         page = decode_message(ListingPage, payload)
-        check_names(self.path, page.names, self._names[-1][0] if self._names else b"")
+        if not (page.names or is_last):
+            raise bad_frame("a page of a listing with nothing on it")
         self.count += len(page.names)
         if self.count > DIRECTORY_ENTRIES_MAX:
             raise bad_frame(f"more than {DIRECTORY_ENTRIES_MAX} entries of one directory")
+        try:
+            check_names(self.path, page.names, self._names[-1][0] if self._names else b"")
+        except InvalidRequestError as error:
+            if not is_last:
+                raise  # Nobody is to wait for the rest of it.
+            self.fail(error)
+            return
         if len(page.stats) != STAT_BYTES * len(page.names):
             raise bad_frame("a column of states that does not fit its names")
         kinds = page.stats[::STAT_BYTES]
@@ -177,6 +185,8 @@ class BundleReply(Reply):
     def feed(self, kind: Kind, payload: memoryview, *, is_last: bool) -> None:  # noqa: ARG002
         """See Reply."""
         part, content = decode_files(payload)
+        if not (part.files or is_last):
+            raise bad_frame("a part of a bundle with nothing in it")
         if len(part.files) > len(self.due) or (is_last and len(part.files) < len(self.due)):
             raise bad_frame(f"{len(part.files)} files where {len(self.due)} were due")
         at = 0

@@ -5,15 +5,18 @@ listings with the product's own walk. Cites the invariants of connection.py (C1 
 """
 
 import contextlib
+import itertools
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.cut_proxy import CutProxy
+from tests.support.hostile_stream import LIST, LISTING, HostileSource, Node, directory, frame
 from tests.support.stream import EXPORT, StreamServer
 from tests.support.trees import pattern, write
 
@@ -319,6 +322,64 @@ def test_a_source_whose_tree_is_gone_is_not_taken_for_an_empty_one(
 
     assert raised.value.code == "source-replaced"
     tree.close()
+
+
+def test_a_file_is_closed_without_its_connection(
+    proxy: CutProxy, server: StreamServer, root: Path
+) -> None:
+    """Closing says goodbye to nobody: it makes no connection for that, and never fails."""
+    tree = server.open(port=proxy.port, patience_s=1)
+    readers = [tree.open_file(b"large"), tree.open_file(b"d0/e0/f000")]
+    proxy.cut()
+    tree.stat(b"d0")
+    count = proxy.connections_count
+    server.stop()
+    root.rename(root.with_name("elsewhere"))
+    server.start()
+    tree.close()
+
+    for reader in readers:
+        reader.close()
+
+    assert proxy.connections_count == count
+
+
+def test_a_listing_that_cannot_be_costs_no_other_directory() -> None:
+    """A directory asked for ahead lists what none can hold: it alone fails, when it is its turn."""
+    good = directory((b"f", Node(content=b"x")))
+    tree = directory((b"a", good), (b"b", directory((b"..", Node()))), (b"c", good))
+    with HostileSource(tree) as source:
+        address = NodeAddress(host="127.0.0.1", port=source.port, export=EXPORT)
+        with contextlib.closing(open_node_directory(address, patience_s=2)) as client:
+            client.list_names(ROOT_PATH)
+            client.expect_directories([b"a", b"b", b"c"])
+            assert client.stat(b"a").kind is FileKind.DIRECTORY
+            assert client.list_names(b"a") == [(b"f", False)]
+            with pytest.raises(InvalidRequestError) as raised:
+                client.list_names(b"b")
+            assert client.list_names(b"c") == [(b"f", False)]
+
+    assert raised.value.code == "bad-listing"
+
+
+def endless_names(number: int) -> Iterator[bytes]:
+    """Pages of a listing that never ends, of no names at all."""
+    return (frame(LISTING, number, [[], b"", [], []], is_last=False) for _ in itertools.count())
+
+
+@pytest.mark.timeout(30)
+def test_pages_of_nothing_end_a_listing() -> None:
+    tree = directory((b"a", directory((b"f", Node(content=b"x")))))
+
+    def hook(kind: int, number: int, fields: Any) -> Iterator[bytes] | None:
+        return endless_names(number) if (kind, fields) == (LIST, [b"a"]) else None
+
+    with HostileSource(tree, hook) as source:
+        address = NodeAddress(host="127.0.0.1", port=source.port, export=EXPORT)
+        with contextlib.closing(open_node_directory(address, patience_s=2)) as client:
+            client.list_names(ROOT_PATH)
+            with pytest.raises(InvalidRequestError):
+                client.list_names(b"a")
 
 
 def test_patience_ends(proxy: CutProxy, server: StreamServer) -> None:

@@ -93,7 +93,7 @@ def test_numbers_of_kinds_never_change() -> None:
         "EXTENTS": 8, "FINISH": 9, "DROP_CACHE": 10, "CLOSE": 11, "BUNDLE": 12, "DIGEST": 13,
         "CONTINUE": 14, "HASH": 15, "WELCOME": 64, "FAILURE": 65, "LISTING": 66, "STATS": 67,
         "LINK": 68, "ATTRIBUTES": 69, "RANGES": 70, "FINISHED": 71, "DATA": 72, "FILES": 73,
-        "DIGESTS": 74, "DONE": 75, "HASHED": 76,
+        "DIGESTS": 74, "DONE": 75, "HASHED": 76, "WORKING": 77,
     }  # fmt: skip
 
 
