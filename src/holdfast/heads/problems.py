@@ -2,7 +2,7 @@
 
 Invariants:
 
-1. The table is total: every kind of error has a status.
+1. Every kind of error has a status (model/http_status.py).
 2. What the store said passes through; what nobody may see (a token) is in no error to begin with.
 """
 
@@ -12,22 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from holdfast import errors
 from holdfast.heads.gate import SAID_NO
-
-STATUS_OF_KIND: Final[dict[type[errors.HoldfastError], int]] = {
-    errors.InvalidRequestError: 400,
-    errors.DeniedError: 403,
-    errors.NotFoundError: 404,
-    errors.ConflictError: 409,
-    errors.FencedError: 409,
-    errors.StateError: 409,
-    errors.UnavailableError: 503,
-    errors.OutcomeUnknownError: 504,
-    errors.CapacityError: 507,
-    errors.UnsupportedError: 501,
-    errors.IntegrityError: 500,
-    errors.StorageFailedError: 500,
-    errors.CancelledError: 503,
-}
+from holdfast.model.http_status import status_of_kind
 
 _STATUS_OF_CODE: Final = {
     "body-too-large": 413,
@@ -48,7 +33,7 @@ def status_of(error: errors.HoldfastError) -> int:
         return int(str(error.context["http_status"]))
     if error.code in _STATUS_OF_CODE:
         return _STATUS_OF_CODE[error.code]
-    return next(STATUS_OF_KIND[kind] for kind in type(error).__mro__ if kind in STATUS_OF_KIND)
+    return status_of_kind(error)
 
 
 def problem_response(error: errors.HoldfastError) -> Response:

@@ -8,7 +8,8 @@ import pytest
 from holdfast import errors
 from holdfast.errors import DeniedError, HoldfastError, NotFoundError, OutcomeUnknownError
 from holdfast.heads.gate import SAID_NO
-from holdfast.heads.problems import STATUS_OF_KIND, problem_response, status_of
+from holdfast.heads.problems import problem_response, status_of
+from holdfast.model.http_status import STATUS_OF_KIND
 
 KINDS = [
     kind

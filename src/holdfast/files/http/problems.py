@@ -5,7 +5,7 @@ message. Everyone else, and who accepts application/problem+json, gets problem+j
 
 Invariants:
 
-1. The table is total: every kind of error has a status.
+1. Every kind of error has a status (model/http_status.py).
 2. A 503 says when to come again, a 401 how to say who one is, a 416 how long the file is.
 3. Nothing a caller sends is answered with a 5xx of ours other than 503.
 """
@@ -17,25 +17,10 @@ from typing import Final
 from starlette.responses import JSONResponse, Response
 
 from holdfast import errors
+from holdfast.model.http_status import status_of_kind
 
 PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_S: Final = 1
-
-STATUS_OF_KIND: Final[dict[type[errors.HoldfastError], int]] = {
-    errors.InvalidRequestError: 400,
-    errors.DeniedError: 403,
-    errors.NotFoundError: 404,
-    errors.ConflictError: 409,
-    errors.FencedError: 409,
-    errors.StateError: 409,
-    errors.UnavailableError: 503,
-    errors.OutcomeUnknownError: 504,
-    errors.CapacityError: 507,
-    errors.UnsupportedError: 501,
-    errors.IntegrityError: 500,
-    errors.StorageFailedError: 500,
-    errors.CancelledError: 503,
-}
 
 _STATUS_OF_CODE: Final = {
     "already-complete": 400,
@@ -59,7 +44,7 @@ def status_of(error: errors.HoldfastError) -> int:
     """Return the HTTP status of an error."""
     if error.code in _STATUS_OF_CODE:
         return _STATUS_OF_CODE[error.code]
-    return next(STATUS_OF_KIND[kind] for kind in type(error).__mro__ if kind in STATUS_OF_KIND)
+    return status_of_kind(error)
 
 
 def problem_response(error: errors.HoldfastError) -> Response:

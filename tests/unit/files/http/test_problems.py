@@ -15,11 +15,11 @@ from holdfast.files.http import problems
 from holdfast.files.http.openapi import describe, refusals_of
 from holdfast.files.http.operations import OPERATIONS, Face
 from holdfast.files.http.problems import (
-    STATUS_OF_KIND,
     guard_response,
     problem_response,
     sidecar_response,
 )
+from holdfast.model.http_status import STATUS_OF_KIND
 
 KINDS = HoldfastError.__subclasses__()
 
