@@ -218,18 +218,41 @@ def test_an_absent_source_is_waited_for(migration: Migration, repairs: bool) -> 
         assert task.detail["reason"] == ""
 
 
-def test_a_source_that_stays_away_ends_a_verification(migration: Migration) -> None:
-    """R3."""
+@pytest.mark.parametrize("repairs", [False, True])
+def test_a_source_that_stays_away_ends_it(migration: Migration, repairs: bool) -> None:
+    """R3: as long as a copy waits, whatever the number of attempts that met nobody."""
 
     def refuse(_: Migration, _times: int) -> None:
         raise UnavailableError("no way there", code="source-unreachable")
 
+    work = partial(migration.repair, migration.verify()) if repairs else migration.verify
     migration.on_open = refuse
     with pytest.raises(UnavailableError):
-        migration.verify()
-    assert migration.last_task().detail["state"] == "FAILED"
+        work()
+    assert repairs or migration.last_task().detail["state"] == "FAILED"
     assert isinstance(migration.clock, QuickClock)
-    assert migration.clock.slept_s > 60
+    assert migration.clock.slept_s >= 600
+
+
+def test_a_repair_waits_anew_for_every_absence(migration: Migration) -> None:
+    """R3: that it was away once does not make the next absence longer."""
+    damage(migration)
+    found = migration.verify()
+    opened = migration.opened
+
+    def away(made: Migration, times: int) -> None:
+        if times == opened:
+            raise UnavailableError("no way there", code="source-unreachable")
+        if times == opened + 1:
+            made.clock.sleep(601)
+            made.sources = lambda _: [
+                Leaving(str(made.source(f"{kind}{index}")).encode(), made.place / "away", 0)
+                for kind, index in made.names
+            ]
+
+    (migration.place / "away").touch()
+    migration.on_open = away
+    assert migration.repair(found).state is TaskState.COMPLETED
 
 
 def test_incremental_trusts_what_cannot_have_changed(migration: Migration) -> None:

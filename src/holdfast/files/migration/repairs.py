@@ -53,6 +53,8 @@ class RepairRun:
         names = [directory.name for directory in instance.directories]
         self._telling = Telling(context, surroundings.clock, names, dict)
         self._outages = Outages(self._telling, surroundings.clock, surroundings.entropy)
+        self._was_heard = False
+        """Whether the source was there when its trees were opened last."""
 
     def run(self) -> Mapping[str, object]:
         """Do it and return the result of the task; a source that is away is waited for.
@@ -60,18 +62,22 @@ class RepairRun:
         Raises:
             StateError: `results-replaced`: what that verification found is no longer known.
         """
-        for _ in range(1, BEGINNINGS_MAX):
+        beginnings = 0
+        while True:
+            self._was_heard = False
             try:
                 return self._run_once()
             except HoldfastError as error:
-                if not self._outages.is_worth_waiting(error, was_heard=False):
+                beginnings += self._was_heard
+                is_worth_it = self._outages.is_worth_waiting(error, was_heard=self._was_heard)
+                if not is_worth_it or beginnings >= BEGINNINGS_MAX:
                     raise
                 self._outages.sit_out(error)
-        return self._run_once()
 
     def _run_once(self) -> Mapping[str, object]:
         refuse_completed(self._instance)
         with self._opening.all(self._telling.of_directories, open_ledger_as_it_is) as opened:
+            self._was_heard = True
             for each in opened:
                 self._check_verification(each)
             done = [(each.directory.name, self._repair(each)) for each in opened]

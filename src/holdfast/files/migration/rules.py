@@ -42,7 +42,8 @@ BACK_OFF_S_MAX: Final = 60.0
 OUTAGE_S_MAX: Final = 600.0
 """How long a source may be away before a task gives up."""
 BEGINNINGS_MAX: Final = 10
-"""How often a verification or repair begins, which after an absence must begin all over."""
+"""How often a verification or repair that came to read something begins: after an absence it must
+begin all over."""
 _CURABLE: Final = frozenset({"unavailable", "outcome-unknown", "integrity", "conflict"})
 
 

@@ -105,16 +105,18 @@ class VerificationRun:
         }
 
     def _run_through_outages(self) -> None:
-        for _ in range(1, BEGINNINGS_MAX):
+        beginnings = 0
+        while True:
             try:
                 return self._run_once()
             except HoldfastError as error:
                 heard = self._tally.counters() != Counters()
-                if not self._outages.is_worth_waiting(error, was_heard=heard):
+                beginnings += heard
+                is_worth_it = self._outages.is_worth_waiting(error, was_heard=heard)
+                if not is_worth_it or beginnings >= BEGINNINGS_MAX:
                     raise
                 self._forget(error)
                 self._outages.sit_out(error)
-        return self._run_once()
 
     def _run_once(self) -> None:
         # A seeded digest cannot be checked by who does not know the seed: no proof of it.
