@@ -3,6 +3,9 @@
 Logs in by tempauth (v1) or Keystone (v3), and again when a token has expired. Every put carries the
 MD5 of its bytes, which Swift compares before it answers. Swift's conditional put is checked at the
 proxy and written later, so two may win; its listings lag. Both show in the measured promises.
+
+A create-only put whose reply was lost is asked again and then answered EXISTS although it was ours:
+whoever creates compares what is there.
 """
 
 import asyncio
@@ -26,6 +29,8 @@ ResultT = TypeVar("ResultT")
 _PAGE: Final = 1000
 _PAGE_BYTES_MAX: Final = 4 * MIB
 _CONNECTIONS_MAX: Final = 16
+_PASSING: Final = frozenset({408, 429, 500, 502, 503, 504})
+_WAITS_S: Final = (0.1, 0.5, 2.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +127,7 @@ class ContainerObjects:
             if answer.status in (204, 404):
                 return
             _check(answer, prefix)
-            rows = json.loads(answer.body or b"[]")
+            rows = _rows(answer, prefix)
             for row in rows:
                 marker = row["name"]
                 at = datetime.fromisoformat(row["last_modified"]).replace(tzinfo=UTC)
@@ -174,6 +179,21 @@ class ContainerObjects:
         *,
         body: bytes = b"",
         limit_bytes: int = 0,
+    ) -> RawAnswer:
+        """Ask; a few times where the proxy fails for a moment: all that is asked may come twice."""
+        for wait_s in _WAITS_S:
+            try:
+                answer = self._ask_once(method, path, headers, body=body, limit_bytes=limit_bytes)
+                if answer.status not in _PASSING:
+                    return answer
+            except UnavailableError as error:
+                if error.code != "store-unreachable":
+                    raise
+            self._wait(asyncio.sleep(wait_s))
+        return self._ask_once(method, path, headers, body=body, limit_bytes=limit_bytes)
+
+    def _ask_once(
+        self, method: str, path: str, headers: dict[str, str], *, body: bytes, limit_bytes: int
     ) -> RawAnswer:
         for is_last in (False, True):
             storage_url, token = self._token or self._wait(self._log_in())
@@ -229,6 +249,27 @@ class ContainerObjects:
 
     def _wait(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+def _rows(answer: RawAnswer, prefix: str) -> list[Any]:
+    """Return a page of a listing: whole, or not at all, for who reads less deletes more."""
+    if answer.body is None:
+        raise CapacityError(
+            f"a page of Swift's listing of {prefix!r} is longer than {_PAGE_BYTES_MAX} bytes",
+            code="object-too-long",
+            advice="something else wrote there; look at the container",
+        )
+    try:
+        rows = json.loads(answer.body)
+    except ValueError:
+        rows = None
+    if not isinstance(rows, list):
+        raise UnavailableError(
+            f"Swift answered no listing of {prefix!r}",
+            code="store-busy",
+            advice="look at its proxy's log, then run it again",
+        )
+    return rows
 
 
 def _check(answer: RawAnswer, name: str) -> None:
