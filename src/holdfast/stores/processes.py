@@ -6,16 +6,19 @@ starts any thread. A worker dies with the process that forked it (PR_SET_PDEATHS
 lives it holds the task's lock, so a new run never meets a worker of an old one.
 """
 
+import contextlib
 import gc
 import os
 import pickle
 import signal
 import struct
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from io import RawIOBase
 from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import Synchronized
 from typing import Any, Final, Generic, NoReturn, TypeVar
 
@@ -27,6 +30,7 @@ ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 _IDLE_S = 0.1
+STOP_S: Final = 5.0
 _HEAD: Final = struct.Struct("=Qc")
 _PAGE: Final = b"p"
 _ERROR: Final = b"e"
@@ -57,7 +61,11 @@ class ProcessWorkers(Generic[ItemT, ResultT]):
         self._jobs = jobs
 
     def run(self, items: Iterable[ItemT], on_idle: Callable[[], None]) -> Iterator[ResultT]:
-        """See Workers. When the consumer stops early, workers are stopped at their next block."""
+        """See Workers.
+
+        When the consumer stops early, workers are stopped at their next block, or killed if they
+        come to none in STOP_S: such as those that wait for a source which is away.
+        """
         context = get_context("fork")
         slots = context.Value("i", 0)
         pool = ProcessPoolExecutor(
@@ -79,9 +87,12 @@ class ProcessWorkers(Generic[ItemT, ResultT]):
         except BrokenProcessPool as error:
             raise _killed() from error
         finally:
+            late = threading.Timer(STOP_S, _kill, [list((pool._processes or {}).values())])
             if not finished:
                 self._pace.stop()
+                late.start()
             pool.shutdown(wait=True, cancel_futures=True)
+            late.cancel()
 
     def _drain(
         self, pending: "set[Future[ResultT]]", on_idle: Callable[[], None]
@@ -149,6 +160,12 @@ def _write_all(pipe: RawIOBase, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[pipe.write(view) or 0 :]
+
+
+def _kill(processes: list[BaseProcess]) -> None:
+    for process in processes:
+        with contextlib.suppress(ValueError):
+            process.kill()
 
 
 def _killed() -> UnavailableError:

@@ -130,6 +130,25 @@ def test_worker_killed_from_outside_while_it_works(tmp_path: Path) -> None:
         list(ProcessWorkers(work, make_pace(), jobs=2).run(range(10), kill_one))
 
 
+@pytest.mark.slow
+def test_workers_that_come_to_no_block_are_killed(tmp_path: Path) -> None:
+    """As one that waits for a source which is away: whoever cancelled does not wait with it."""
+
+    def work(number: int) -> int:
+        (tmp_path / str(os.getpid())).touch()
+        time.sleep(600 * number)
+        return number
+
+    results = ProcessWorkers(work, make_pace(), jobs=2).run(range(10), ignore)
+    assert next(results) == 0
+    wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+    began = time.monotonic()
+    results.close()  # type: ignore[attr-defined]
+
+    assert time.monotonic() - began < PATIENCE_S
+    assert not any(is_alive(int(path.name)) for path in tmp_path.iterdir())
+
+
 def test_stopping_early_stops_the_workers(tmp_path: Path) -> None:
     """The consumer goes away; workers hear it at their next block and end."""
     pace = make_pace()
