@@ -21,20 +21,17 @@ from holdfast.stores.sidecar.directory import open_sidecar_directories
 
 
 class Sources:
-    """Opens sources, asking each only once what it is."""
+    """Opens sources, asking each every time what it is: it may be back on another port."""
 
     def __init__(self, scratch: Path, clock: Clock, entropy: Entropy) -> None:
         """Say where lists of a Sidecar are kept meanwhile: a directory, made where missing."""
         self._scratch = scratch
         self._clock = clock
         self._entropy = entropy
-        self._found: dict[SourcePeer, FoundPeer] = {}
 
     def open(self, peer: SourcePeer, instance: Instance) -> Sequence[ReadableDirectory]:
         """See OpenSources; what was opened is closed again if a later one cannot be."""
-        found = self._found.get(peer)
-        if found is None:
-            found = self._found[peer] = find_peer(peer, self._clock)
+        found = find_peer(peer, self._clock)
         check_not_completed(peer, self._clock)
         if found.kind is SourceKind.SIDECAR:
             return self._open_sidecar(peer, instance)

@@ -145,14 +145,14 @@ def check_not_completed(peer: SourcePeer, clock: Clock) -> None:
 
 
 def ask_patiently(peer: SourcePeer, path: str, clock: Clock) -> PeerAnswer:
-    """GET a path of a peer, again and again while it cannot be reached or is busy."""
+    """GET a path of a peer, again and again while it cannot be reached, is busy or in trouble."""
     began_ns, pause_s = clock.monotonic_ns(), PAUSE_S
     while True:
         try:
             answer = ask_peer(peer, path)
-            if answer.status != 503:
+            if answer.status < 500:
                 return answer
-            why = "it answered 503"
+            why = f"it answered {answer.status}"
         except ssl.SSLCertVerificationError as error:
             raise _untrusted(peer, error) from error
         except (OSError, http.client.HTTPException) as error:
