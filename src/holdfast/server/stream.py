@@ -162,9 +162,16 @@ class _Listener:
                 return  # Too many processes: the client comes back.
             if not process:
                 self._become_session(connection, place)
-            session = _Session(process, os.pidfd_open(process), place)
+            try:
+                watched = os.pidfd_open(process)
+            except OSError:
+                os.kill(process, signal.SIGKILL)
+                os.waitpid(process, 0)
+                self._give_back(place)
+                return  # Too many files: as above.
+            session = _Session(process, watched, place)
             self._sessions[process] = session
-            self._selector.register(session.watched, selectors.EVENT_READ, data=session)
+            self._selector.register(watched, selectors.EVENT_READ, data=session)
 
     def _take_place(self) -> int | None:
         """Return a place, if need be that of the oldest client that did not say yet who it is."""

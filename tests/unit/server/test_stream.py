@@ -4,7 +4,10 @@ Method: a real server process on loopback; clients of the product, and raw socke
 Cites the invariants of server/stream.py (S1 to S3) and of server/stream_session.py.
 """
 
+import contextlib
+import itertools
 import os
+import resource
 import socket
 import ssl
 import time
@@ -429,3 +432,25 @@ def test_a_client_that_waits_for_a_hole_is_told_of_it(root: Path) -> None:
     server.stop()
 
     assert kinds == [Kind.WELCOME, Kind.STATS, *[Kind.WORKING] * 3, Kind.FINISHED]
+
+
+def test_a_source_without_descriptors_left_goes_on(root: Path) -> None:
+    """S1: whoever comes then is cut off; those it serves are served, and others when there are."""
+    server = StreamServer(os.fsencode(root)).start()
+    tree = server.open()
+    time.sleep(0.3)  # The listener lets go of the connection only after its client is served.
+    used = {int(name) for name in os.listdir(f"/proc/{server.process}/fd")}
+    free = next(number for number in itertools.count() if number not in used)
+    one_left = next(number for number in itertools.count(free + 1) if number not in used)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.prlimit(server.process, resource.RLIMIT_NOFILE, (one_left, before[1]))
+    for _ in range(3):
+        with contextlib.suppress(UnavailableError):
+            server.open(patience_s=0.5).close()
+    assert tree.list_names(ROOT_PATH)
+    tree.close()
+
+    resource.prlimit(server.process, resource.RLIMIT_NOFILE, before)
+    with contextlib.closing(server.open(patience_s=5)) as again:
+        assert again.list_names(ROOT_PATH)
+    server.stop()
