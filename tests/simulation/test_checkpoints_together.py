@@ -5,7 +5,7 @@ that matters; clocks stand still, jump, or are set back.
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from holdfast.checkpoints.model import CheckpointState, Depth, Verdict
 from holdfast.checkpoints.scheduling import ScheduledOperation, Scheduler
 from holdfast.checkpoints.service import Checkpoints
 from holdfast.errors import HoldfastError, StateError, StorageFailedError, UnavailableError
+from holdfast.ports import ObjectInfo, StorePromises
 from holdfast.tasks.model import Task
 from holdfast.testing.clock import SimClock
 from holdfast.testing.objects import SimObjectStore, StoreFaults
@@ -381,3 +382,65 @@ def test_lock_lifts_no_hold(world: World) -> None:
     assert (locked.is_protected, locked.locked_until_ns) == (True, locked_ns)
     again = facet.set_protection(checkpoint, is_protected=False, locked_until_ns=locked_ns - 5)
     assert (again.is_protected, again.locked_until_ns) == (False, locked_ns)
+
+
+def test_checkpoint_deleted_while_it_is_examined_stays_deleted(world: World) -> None:
+    """The doctor read its manifest before, and writes down what it read after."""
+    facet, deleting = world.start(), world.start()
+    directory_plan(facet, world.root / "one")
+    first, second = protect(facet), protect(facet)
+
+    class Meddled(SimObjectStore):
+        def get(self, name: str, limit_bytes: int) -> bytes:
+            data = super().get(name, limit_bytes)
+            if name == f"manifests/{first}":
+                deleting.delete(first, MANNER)
+            return data
+
+    def open_meddled(_url: str) -> SimObjectStore:
+        return Meddled(world.clock, objects=world.banks[BANK])
+
+    examining = Checkpoints(
+        replace(world.start().around, open_store=open_meddled),
+        lambda _store: StorePromises(True, True),
+    )
+    examining.examine(BANK, MANNER)
+
+    assert [each.id for each in facet.list()] == [second]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_checkpoints_that_come_and_go_while_manifests_are_listed_are_told_right(
+    world: World, moment: str
+) -> None:
+    """A protect ends, and another checkpoint is deleted, right before or after the listing."""
+    facet = world.start()
+    directory_plan(facet, world.root / "one")
+    first = protect(facet)
+    made: list[str] = []
+
+    def meddle() -> None:
+        made.append(protect(facet))
+        facet.delete(first, MANNER)
+
+    class Meddled(SimObjectStore):
+        def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
+            is_now = prefix == "manifests/" and not made
+            if is_now and moment == "before":
+                meddle()
+            found = list(super().list(prefix, after))
+            if is_now and moment == "after":
+                meddle()
+            yield from found
+
+    def open_meddled(_url: str) -> SimObjectStore:
+        return Meddled(world.clock, objects=world.banks[BANK])
+
+    examining = Checkpoints(
+        replace(world.start().around, open_store=open_meddled),
+        lambda _store: StorePromises(True, True),
+    )
+    examining.examine(BANK, MANNER)
+
+    told = [(each.id, each.state) for each in facet.list()]
+    assert told == [(made[0], CheckpointState.AVAILABLE)]

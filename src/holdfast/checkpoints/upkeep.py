@@ -170,8 +170,9 @@ def examine_bank(
     bank, catalogue = open_bank.bank, around.catalogue
     bank_id = bank.identity.id
     context.enter("examining")
-    in_bank = bank.list_manifests()
+    # In this order: whatever was AVAILABLE before the listing has a manifest in it.
     known = {c.id: c for c in catalogue.list_checkpoints(bank_id=bank_id)}
+    in_bank = bank.list_manifests()
     recovered: list[str] = []
     strangers: dict[str, str] = {}
     damaged: dict[str, str] = {}
@@ -257,6 +258,8 @@ def _recover(
             # Which of a resource's segments names a chunk is not needed to find who shares it.
             first = record.segments[0].id
             uses[first] = uses[first] | frozenset(needs)
+    if remembered is not None and _is_being_deleted(around, remembered):
+        return set(sizes)
     catalogue.record(signed, body, uses, sizes)
     if remembered is None or remembered.verified is None:
         verdict = bank.read_last_verdict(checkpoint_id)
@@ -264,6 +267,13 @@ def _recover(
         if verified is not None:
             catalogue.set_verified(checkpoint_id, verified)
     return set(sizes)
+
+
+def _is_being_deleted(around: Surroundings, remembered: Checkpoint) -> bool:
+    """Say whether somebody has begun to delete a checkpoint since it was looked up."""
+    now = around.catalogue.checkpoint(remembered.id).state
+    deleting = (CheckpointState.DELETING, CheckpointState.DELETED)
+    return now is not remembered.state and now in deleting
 
 
 def _missing_manifests(
@@ -276,9 +286,12 @@ def _missing_manifests(
         if checkpoint.state in (CheckpointState.DELETING, CheckpointState.ERROR_DELETING):
             around.catalogue.set_state(checkpoint.id, CheckpointState.DELETED)
             continue
+        if _is_being_deleted(around, checkpoint):
+            continue
         missing.append(str(checkpoint.id))
+        why = "its manifest is not in the bank"
         around.catalogue.set_state(
-            checkpoint.id, CheckpointState.ERROR, "its manifest is not in the bank"
+            checkpoint.id, CheckpointState.ERROR, why, only_from=checkpoint.state
         )
     return missing
 
