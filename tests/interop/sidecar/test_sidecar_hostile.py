@@ -3,7 +3,9 @@
 Method: the product's copy from a Sidecar-shaped source that lies in one way at a time.
 """
 
+import json
 import os
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from holdfast.errors import StateError
 from holdfast.files.model import CacheUse
 from tests.support.migrations import COPY, VERIFICATION, Migration
-from tests.support.sidecar_source import Faults, SidecarSource
+from tests.support.sidecar_source import BASE, Faults, SidecarSource
 
 from .conftest import open_sidecar
 
@@ -76,6 +78,32 @@ def test_lies_about_a_file(
     assert LIAR in caught.value.message
     assert not (migration.target() / "ks" / "liar").exists()
     assert others_arrived(migration)
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "/etc/passwd", "nul\0", "", "3"])
+def test_a_lie_of_the_list_costs_its_directory(
+    migration: Migration, source: SidecarSource, name: str
+) -> None:
+    """What is beside it arrives, what is in it stays, nothing is deleted anywhere; it is told."""
+    (migration.source() / "other").mkdir()
+    (migration.source() / "other" / "f").write_bytes(b"arrives")
+    gone = migration.target() / "gone"
+    gone.write_bytes(b"not at the source")
+    with urllib.request.urlopen(f"http://127.0.0.1:{source.port}{BASE}/files") as answer:
+        listed = json.load(answer)
+    lie_of = next(each for each in listed["files"] if each["fileUrl"].endswith("/ks/3"))
+    url = f"{BASE}/files/data/0/ks/{name}"
+    listed["files"].append(lie_of | {"fileUrl": url})
+    source.faults.list_answer = json.dumps(listed).encode()
+
+    with pytest.raises(StateError) as caught:
+        migration.copy(replace(COPY, max_iterations=1))
+
+    assert "data/0/ks" in caught.value.message
+    assert "which no tree can hold" in caught.value.message
+    assert (migration.target() / "other" / "f").read_bytes() == b"arrives"
+    assert gone.read_bytes() == b"not at the source"
+    assert not list((migration.target() / "ks").iterdir())
 
 
 def test_short_bodies_are_read_on(migration: Migration, source: SidecarSource) -> None:

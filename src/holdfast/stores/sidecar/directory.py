@@ -247,6 +247,7 @@ class SidecarDirectory:
         """See ReadableDirectory."""
         if path != ROOT_PATH and self.stat(path).kind is not FileKind.DIRECTORY:
             raise _not_a_directory(path)
+        self._listing.check(self._tree, path)
         return [(each.name, each.is_directory) for each in self._listing.entries(self._tree, path)]
 
     def stat(self, path: bytes) -> Stat:

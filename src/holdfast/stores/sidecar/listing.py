@@ -3,13 +3,15 @@
 It is parsed as it arrives and kept in a scratch file in SQLite, so memory does not grow with it.
 Processes that are forked later read the file through connections of their own.
 
-A list that no Sidecar would send (a name that leads out of its directory, one that stands there
-twice, one in no listed directory) is refused as a whole: who sends such a list is broken or
-hostile, and nothing it says can be relied on.
+An entry that no tree can hold (a name that leads out of its directory, one that stands there twice,
+one in no listed directory) costs the directory it is in, or as much of the way to it as is listed:
+that is refused, naming the entry, and the rest is served. A list that names no place at all, or is
+none, is refused as a whole.
 
 Invariants:
 1. Every path given out passed model.tree.check_path and lies in directories that are listed too.
 2. No two entries have the same path.
+3. A directory of which anything was left out is refused, never told as shorter than it was listed.
 """
 
 import json
@@ -34,7 +36,7 @@ from holdfast.model.limits import (
     LISTING_ENTRIES_MAX,
     LISTING_ENTRY_BYTES_MAX,
 )
-from holdfast.model.tree import check_path, display_path, parent_of
+from holdfast.model.tree import ROOT_PATH, check_path, display_path, join_path, parent_of
 from holdfast.stores.sidecar.client import ROUTE
 
 _READ_BYTES: Final = 64 * KIB
@@ -47,6 +49,10 @@ PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -32768;
 CREATE TABLE entries (
     tree INTEGER NOT NULL, parent BLOB NOT NULL, name BLOB NOT NULL, directory INTEGER NOT NULL,
     size INTEGER NOT NULL, mtime_ms INTEGER NOT NULL, PRIMARY KEY (tree, parent, name)
+) WITHOUT ROWID;
+CREATE TABLE refused (
+    tree INTEGER NOT NULL, directory BLOB NOT NULL, entry TEXT NOT NULL,
+    PRIMARY KEY (tree, directory)
 ) WITHOUT ROWID;
 """
 
@@ -113,12 +119,15 @@ class SidecarListing:
         for count, item in enumerate(_items(body), 1):
             if count > LISTING_ENTRIES_MAX:
                 raise _too_large(f"it has more than {LISTING_ENTRIES_MAX} entries")
-            page.append(self._row(item))
+            row = self._row(connection, item)
+            if row is not None:
+                page.append(row)
             if len(page) >= _PAGE_ROWS:
                 _insert(connection, page)
         _insert(connection, page)
 
-    def _row(self, item: Any) -> _Row:
+    def _row(self, connection: sqlite3.Connection, item: Any) -> _Row | None:
+        """Return an entry; None if its directory is refused because of it."""
         if not isinstance(item, dict):
             raise _bad_listing("an entry is no object")
         url, kind = item.get("fileUrl"), item.get("fileType")
@@ -129,21 +138,23 @@ class SidecarListing:
             raise _bad_listing(f"an entry has the URL {url!r:.200} and the type {kind!r:.40}")
         if mtime_ms is None or size_bytes is None:
             raise _bad_listing(f"{url:.200} has no size or time that a file can have")
-        tree, path = self._place(url, is_directory=is_directory)
+        tree, text = self._place(url, is_directory=is_directory)
+        try:
+            path = check_path(text.encode("utf-8"))
+        except (HoldfastError, UnicodeEncodeError):
+            _refuse(connection, tree, _sound_part(text.encode("utf-8", "surrogatepass")), url)
+            return None
         parent = parent_of(path)
         name = path[len(parent) + 1 :] if parent else path
         return tree, parent, name, is_directory, size_bytes, mtime_ms
 
-    def _place(self, url: str, *, is_directory: bool) -> tuple[int, bytes]:
+    def _place(self, url: str, *, is_directory: bool) -> tuple[int, str]:
+        """Return the tree an entry is in and what should be its path there."""
         found = _URL.fullmatch(url)
         if found is None:
             raise _hostile(url)
         kind, index, rest = found.groups()
         tree = self._trees.get(f"{kind}/{int(index)}")
-        try:
-            path = check_path(rest.removesuffix("/" if is_directory else "").encode("utf-8"))
-        except (HoldfastError, UnicodeEncodeError) as error:
-            raise _hostile(url) from error
         if tree is None:
             raise StateError(
                 f"the source has files in {kind}/{int(index)}, which this instance has not",
@@ -151,19 +162,20 @@ class SidecarListing:
                 advice="name a directory for it in the settings of the instance, or exclude it "
                 "at the source",
             )
-        return tree, path
+        return tree, rest.removesuffix("/" if is_directory else "")
 
     def _check_parents(self, connection: sqlite3.Connection) -> None:
-        query = "SELECT DISTINCT tree, parent FROM entries WHERE parent != x''"
+        query = (
+            "SELECT tree, parent FROM entries WHERE parent != x''"
+            " UNION SELECT tree, directory FROM refused WHERE directory != x''"
+        )
         for tree, path in connection.execute(query):
-            parent = parent_of(path)
-            name = path[len(parent) + 1 :] if parent else path
-            row = connection.execute(
-                "SELECT directory FROM entries WHERE tree = ? AND parent = ? AND name = ?",
-                (tree, parent, name),
-            ).fetchone()
-            if row is None or not row[0]:
-                raise _hostile(f"entries in {display_path(path)}, which is no listed directory")
+            way = path
+            while way and not _is_directory(connection, tree, way):
+                way = parent_of(way)
+            if way != path:
+                what = f"entries in {display_path(path)}, which is no listed directory"
+                _refuse(connection, tree, way, what)
 
     def hold(self) -> None:
         """Count another holder."""
@@ -190,6 +202,12 @@ class SidecarListing:
             (tree, parent),
         )
         return [ListedEntry(name, bool(is_dir), size, mtime) for name, is_dir, size, mtime in rows]
+
+    def check(self, tree: int, directory: bytes) -> None:
+        """Raise IntegrityError (`hostile-listing`) if a directory is refused."""
+        query = "SELECT entry FROM refused WHERE tree = ? AND directory = ?"
+        for row in self._read(query, (tree, directory)):
+            raise _hostile(row[0])
 
     def entry(self, tree: int, path: bytes) -> ListedEntry | None:
         """Return one entry; None if it is not listed."""
@@ -260,11 +278,45 @@ def _says_empty(head: bytes) -> bool:
 
 
 def _insert(connection: sqlite3.Connection, page: list[_Row]) -> None:
-    try:
-        connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)", page)
-    except sqlite3.IntegrityError as error:
-        raise _hostile("the same name twice") from error
-    page.clear()
+    while page:
+        before = connection.total_changes
+        try:
+            connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)", page)
+            page.clear()
+        except sqlite3.IntegrityError:
+            # Those before it are in; the one that is there already is not.
+            done = connection.total_changes - before
+            tree, parent, name, *_ = page[done]
+            _refuse(connection, tree, parent, f"{display_path(name)} twice")
+            del page[: done + 1]
+
+
+def _refuse(connection: sqlite3.Connection, tree: int, directory: bytes, entry: str) -> None:
+    told = entry[:300].encode("utf-8", "backslashreplace").decode("utf-8")
+    connection.execute("INSERT OR IGNORE INTO refused VALUES (?, ?, ?)", (tree, directory, told))
+
+
+def _is_directory(connection: sqlite3.Connection, tree: int, path: bytes) -> bool:
+    parent = parent_of(path)
+    name = path[len(parent) + 1 :] if parent else path
+    row = connection.execute(
+        "SELECT directory FROM entries WHERE tree = ? AND parent = ? AND name = ?",
+        (tree, parent, name),
+    ).fetchone()
+    return row is not None and bool(row[0])
+
+
+def _sound_part(path: bytes) -> bytes:
+    """Return as much of the way to a path as is the path of a directory; the root's if none is."""
+    way = ROOT_PATH
+    for name in path.split(b"/")[:-1]:
+        longer = join_path(way, name)
+        try:
+            check_path(longer)
+        except HoldfastError:
+            break
+        way = longer
+    return way
 
 
 def _whole(value: object, least: int, most: int) -> int | None:
@@ -275,7 +327,7 @@ def _whole(value: object, least: int, most: int) -> int | None:
 
 def _hostile(what: str) -> IntegrityError:
     return IntegrityError(
-        f"the source lists {what[:300]!r}, which no tree can hold; nothing was written",
+        f"the source lists {what[:300]!r}, which no tree can hold; nothing is written there",
         code="hostile-listing",
         advice="whoever made this list is broken or hostile: look at the source",
     )
