@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 
 from holdfast.checkpoints.bank import Lease
-from holdfast.checkpoints.model import CheckpointState, Depth, Verdict
+from holdfast.checkpoints.model import (
+    CheckpointId,
+    CheckpointState,
+    Depth,
+    Resource,
+    Retention,
+    Verdict,
+)
+from holdfast.checkpoints.plugins import HookContext, Operation, OperationKind
 from holdfast.checkpoints.scheduling import ScheduledOperation, Scheduler
 from holdfast.checkpoints.service import Checkpoints
 from holdfast.errors import HoldfastError, StateError, StorageFailedError, UnavailableError
@@ -444,3 +452,90 @@ def test_checkpoints_that_come_and_go_while_manifests_are_listed_are_told_right(
 
     told = [(each.id, each.state) for each in facet.list()]
     assert told == [(made[0], CheckpointState.AVAILABLE)]
+
+
+class TinyPlugin:
+    """Keeps a few bytes of each of its resources, of which there may be many."""
+
+    resource_type = "Test::Tiny"
+
+    def check(self, resource: Resource) -> Resource:
+        """See ProtectionPlugin."""
+        return resource
+
+    def operation(self, kind: OperationKind) -> Operation | None:
+        """See ProtectionPlugin."""
+        match kind:
+            case OperationKind.PROTECT:
+                return Operation(main=self._protect)
+            case OperationKind.RESTORE:
+                return Operation(main=self._restore)
+            case _:
+                return None
+
+    def _protect(self, context: HookContext) -> None:
+        assert context.writer is not None
+        context.writer.write("content", [context.resource.id.encode()])
+
+    def _restore(self, context: HookContext) -> None:
+        context.report["told"] = "x" * 300
+
+
+def test_result_of_many_resources_fails_no_task(tmp_path: Path) -> None:
+    """What does not fit into a task's result is cut, the worst told first."""
+    world = World(tmp_path, [TinyPlugin()])
+    facet = world.start()
+    resources = [
+        Resource(type="Test::Tiny", id=f"{number:04}-{'long' * 225}") for number in range(300)
+    ]
+    facet.make_plan("p", BANK, resources, retention=Retention(last=1))
+    for _ in range(2):
+        protect(facet)
+    checkpoints = facet.list()
+
+    told = facet.verify(checkpoints, MANNER).result or {}
+    restored = facet.restore(checkpoints[0].id, MANNER).result or {}
+
+    assert (told["verdict"], told["checkpointsCount"], told["isCut"]) == ("success", 2, True)
+    assert restored["isCut"]
+    assert (facet.retain_durably("p", MANNER).result or {})["deletedCount"] == 1
+
+
+def test_verification_of_what_was_deleted_meanwhile_is_no_success(world: World) -> None:
+    facet, deleting = world.start(), world.start()
+    directory_plan(facet, world.root / "one")
+    checkpoint = protect(facet)
+
+    class Meddled(SimObjectStore):
+        def get(self, name: str, limit_bytes: int) -> bytes:
+            if name == f"manifests/{checkpoint}":
+                deleting.catalogue.set_state(CheckpointId(checkpoint), CheckpointState.DELETED)
+                world.banks[BANK].pop(name, None)
+            return super().get(name, limit_bytes)
+
+    def open_meddled(_url: str) -> SimObjectStore:
+        return Meddled(world.clock, objects=world.banks[BANK])
+
+    verifying = Checkpoints(
+        replace(world.start().around, open_store=open_meddled),
+        lambda _store: StorePromises(True, True),
+    )
+
+    told = verify(verifying, checkpoint)
+
+    assert [each["verdict"] for each in told["checkpoints"]] == ["gone"]
+    assert told["verdict"] == "partial"
+
+
+def test_failures_are_named_first(world: World) -> None:
+    """Of more checkpoints than a result names, those that failed are then among the named."""
+    facet = world.start()
+    directory_plan(facet, world.root / "one")
+    oldest = protect(facet)
+    protect(facet)
+    del world.banks[BANK][f"manifests/{oldest}"]
+
+    told: dict[str, Any] = dict(facet.verify(facet.list(), MANNER).result or {})
+
+    assert told["verdict"] == "fail"
+    assert told["checkpoints"][0]["checkpoint"] == oldest

@@ -37,7 +37,7 @@ from holdfast.errors import (
     UnsupportedError,
 )
 from holdfast.model.limits import MANIFEST_BYTES_MAX, MIB, OBJECT_BYTES_MAX
-from holdfast.ports import Buffer, Clock, ObjectInfo, ObjectStore
+from holdfast.ports import Buffer, Clock, ObjectInfo, ObjectStore, StorePromises
 from holdfast.proof.statement import canonical_json
 
 IsOver = Callable[[str], bool]
@@ -74,6 +74,21 @@ def chunk_name(chunk: bytes) -> str:
 def manifest_name(checkpoint_id: CheckpointId) -> str:
     """Return the name of a manifest's object."""
     return f"manifests/{checkpoint_id}"
+
+
+def refuse_unfit(promises: StorePromises, place: str) -> StorePromises:
+    """Return the promises of a store that may hold a bank.
+
+    Raises:
+        UnsupportedError: `store-not-consistent`: protects and sweeps would not see each other.
+    """
+    if promises.reads_own_writes:
+        return promises
+    raise UnsupportedError(
+        f"the store {place} does not show at once what was put or deleted",
+        code="store-not-consistent",
+        advice="use one that does, or its setting for strong consistency",
+    )
 
 
 def make_bank(store: ObjectStore, identity: BankIdentity) -> BankIdentity:

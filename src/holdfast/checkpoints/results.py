@@ -1,16 +1,59 @@
 """Checkpoints, plans and schedules as JSON objects: what `--json` prints and HTTP answers."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
 
 from holdfast.checkpoints.manifest import resource_document
 from holdfast.checkpoints.model import Checkpoint, Plan
+from holdfast.model.limits import TASK_RESULT_BYTES_MAX
 
 if TYPE_CHECKING:
     from holdfast.checkpoints.rules import Fate
     from holdfast.checkpoints.scheduling import Schedule
+
+
+_LONG: Final = frozenset(
+    {"resources", "reasons", "paths", "reports", "newIds"}
+    | {"damagedManifests", "unknownSigners", "notHealed"}
+)
+"""Members of results that hold a value for each of many things, as lists do."""
+
+
+def fitted(
+    result: Mapping[str, object], limit_bytes: int = TASK_RESULT_BYTES_MAX
+) -> Mapping[str, object]:
+    """Return a result as it fits into a task: what is long of it cut, and told so by `isCut`.
+
+    What was done is done: that there is too much to tell of it must not make it fail. All that is
+    long is cut to one length, so what matters most stands first.
+    """
+    told, most = result, _longest(result)
+    while most > 1 and len(json.dumps(told)) > limit_bytes:
+        most = -(-most // 2)
+        told = {**_cut(result, most), "isCut": True}
+    return told
+
+
+def _longest(value: Any, name: str = "") -> int:
+    if isinstance(value, Mapping):
+        inner = max((_longest(each, key) for key, each in value.items()), default=0)
+        return max(inner, len(value) if name in _LONG else 0)
+    if isinstance(value, list | tuple):
+        return max(len(value), max(map(_longest, value), default=0))
+    return 0
+
+
+def _cut(value: Any, most: int, name: str = "") -> Any:
+    if isinstance(value, Mapping):
+        count = most if name in _LONG else len(value)
+        return {key: _cut(each, most, key) for key, each in islice(value.items(), count)}
+    if isinstance(value, list | tuple):
+        return [_cut(each, most) for each in value[:most]]
+    return value
 
 
 def time_text(at_ns: int) -> str | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from holdfast.checkpoints.bank import BankIdentity, make_bank, read_identity
+from holdfast.checkpoints.bank import BankIdentity, make_bank, read_identity, refuse_unfit
 from holdfast.checkpoints.manifest import Body
 from holdfast.checkpoints.model import (
     BankId,
@@ -27,7 +27,7 @@ from holdfast.checkpoints.model import (
     uuid_text,
 )
 from holdfast.checkpoints.protecting import ProtectRun
-from holdfast.checkpoints.results import fate_result
+from holdfast.checkpoints.results import fate_result, fitted
 from holdfast.checkpoints.rules import (
     Fate,
     check_deletable,
@@ -48,7 +48,6 @@ from holdfast.errors import (
     ConflictError,
     InvalidRequestError,
     NotFoundError,
-    UnsupportedError,
 )
 from holdfast.ports import StorePromises
 from holdfast.proof.signature import fingerprint
@@ -389,7 +388,7 @@ class Checkpoints:
         try:
             identity = read_identity(store)
             if identity is None:
-                promises = _refuse_unfit(self._measure_promises(store), store.describe())
+                promises = refuse_unfit(self._measure_promises(store), store.describe())
                 wanted = BankIdentity(
                     id=BankId(around.entropy.random_bytes(16).hex()),
                     key_id=key_id,
@@ -479,22 +478,10 @@ class Checkpoints:
         work: Callable[[TaskContext], Mapping[str, object]],
         manner: Manner,
     ) -> Task:
+        def fitted_work(context: TaskContext) -> Mapping[str, object]:
+            return fitted(work(context))
+
         key, listener = manner.idempotency_key, manner.listener
         return self.around.runner.run(
-            kind, subject, request, work, idempotency_key=key, listener=listener
+            kind, subject, request, fitted_work, idempotency_key=key, listener=listener
         )
-
-
-def _refuse_unfit(promises: StorePromises, place: str) -> StorePromises:
-    """Return the promises of a store that may hold a bank.
-
-    Raises:
-        UnsupportedError: `store-not-consistent`: protects and sweeps would not see each other.
-    """
-    if promises.reads_own_writes:
-        return promises
-    raise UnsupportedError(
-        f"the store {place} does not show at once what was put or deleted",
-        code="store-not-consistent",
-        advice="use one that does, or its setting for strong consistency",
-    )

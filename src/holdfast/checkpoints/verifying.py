@@ -52,6 +52,7 @@ from holdfast.model.tree import display_path
 from holdfast.tasks.runner import TaskContext
 
 FINDINGS_MAX = 25
+_WORST_FIRST = (Verdict.FAIL.value, "gone", Verdict.PARTIAL.value, Verdict.SUCCESS.value)
 _BATCH_BYTES = 32 * MIB
 _NOT_WHOLE = (NotFoundError, IntegrityError, StorageFailedError, CapacityError)
 """Errors that tell of what was read; all others are about the bank, and end a verification."""
@@ -142,6 +143,7 @@ class VerifyRun:
                 self._drill(each)
         self._quarantine()
         outcomes = [self._conclude(each, needs) for each in examined]
+        outcomes.sort(key=lambda outcome: _WORST_FIRST.index(str(outcome["verdict"])))
         return self._result(outcomes, needs)
 
     def _prepare(self, checkpoint: Checkpoint) -> Examined:
@@ -379,7 +381,7 @@ class VerifyRun:
             "reason": examined.reason,
             "resources": {
                 key: (ResourceStatus.ERROR if scope.reason else ResourceStatus.AVAILABLE).value
-                for key, scope in examined.scopes.items()
+                for key, scope in sorted(examined.scopes.items(), key=_bad_first)
             }
             or dict.fromkeys(bad_keys, ResourceStatus.ERROR.value),
             "reasons": {
@@ -454,7 +456,7 @@ class VerifyRun:
         )
         return {
             "depth": self._depth.value,
-            "verdict": worst or (Verdict.SUCCESS.value if outcomes else Verdict.PARTIAL.value),
+            "verdict": worst or next(iter(verdicts & {Verdict.SUCCESS}), Verdict.PARTIAL.value),
             "checkpoints": outcomes[:FINDINGS_MAX],
             "checkpointsCount": len(outcomes),
             "chunks": len(needs),
@@ -477,6 +479,10 @@ class VerifyRun:
             ],
             "badCount": len(bad),
         }
+
+
+def _bad_first(named: tuple[str, Scope]) -> bool:
+    return not named[1].reason
 
 
 def _needs_any(entry: Entry, chunks: set[bytes]) -> bool:

@@ -42,6 +42,7 @@ PROOF_LINE_BYTES_MAX: Final = 64 * KIB
 DIRECTORY_DEPTH_MAX: Final = 2048
 
 TASK_REQUEST_BYTES_MAX: Final = 64 * KIB
+TASK_RESULT_BYTES_MAX: Final = 256 * KIB
 TASK_DETAIL_BYTES_MAX: Final = 1 * MIB
 """What a task tells of itself while it runs, as JSON."""
 TASK_EVENTS_MAX: Final = 10_000

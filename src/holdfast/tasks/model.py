@@ -7,10 +7,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from holdfast.errors import InvalidRequestError
 from holdfast.model.ids import TaskId
-from holdfast.model.limits import TASK_DETAIL_BYTES_MAX, TASK_REQUEST_BYTES_MAX
+from holdfast.model.limits import (
+    TASK_DETAIL_BYTES_MAX,
+    TASK_REQUEST_BYTES_MAX,
+    TASK_RESULT_BYTES_MAX,
+)
 
 
 class TaskState(StrEnum):
@@ -107,14 +112,17 @@ class TaskEvent:
     data: Mapping[str, object]
 
 
+_LIMITS: Final = {"detail": TASK_DETAIL_BYTES_MAX, "result": TASK_RESULT_BYTES_MAX}
+
+
 def encode_json(value: Mapping[str, object], *, what: str) -> str:
     """Spell a JSON object in the one way that makes equal objects equal texts.
 
     Raises:
-        InvalidRequestError: `not-json`, or `too-large`: over TASK_REQUEST_BYTES_MAX, for a detail
-            TASK_DETAIL_BYTES_MAX.
+        InvalidRequestError: `not-json`, or `too-large`: over TASK_REQUEST_BYTES_MAX, for a result
+            TASK_RESULT_BYTES_MAX, for a detail TASK_DETAIL_BYTES_MAX.
     """
-    limit_bytes = TASK_DETAIL_BYTES_MAX if what == "detail" else TASK_REQUEST_BYTES_MAX
+    limit_bytes = _LIMITS.get(what, TASK_REQUEST_BYTES_MAX)
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:

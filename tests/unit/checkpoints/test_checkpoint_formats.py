@@ -4,6 +4,7 @@ Method: round trips, and every kind of damage to each; the invariants of sealing
 segments.py.
 """
 
+import json
 import os
 import struct
 from dataclasses import replace
@@ -33,6 +34,7 @@ from holdfast.checkpoints.model import (
     Retention,
 )
 from holdfast.checkpoints.packing import is_fresh
+from holdfast.checkpoints.results import fitted
 from holdfast.checkpoints.sealing import BankKey, Sealer
 from holdfast.checkpoints.segments import Entry, Part, chunks_of, decode_segment, encode_segments
 from holdfast.errors import DeniedError, IntegrityError, UnsupportedError
@@ -248,3 +250,26 @@ def test_file_written_in_this_tick_may_change_without_a_trace() -> None:
     whole_second = stat._replace(ctime_ns=1_700_000_000_000_000_000)
     assert is_fresh(whole_second, now_ns)
     assert not is_fresh(whole_second, now_ns + 2 * 10**9)
+
+
+@given(
+    st.dictionaries(st.text("ab", min_size=1, max_size=30), st.text(max_size=20), max_size=40),
+    st.lists(st.lists(st.text(max_size=20), max_size=30), max_size=20),
+    st.integers(1500, 4000),
+)
+def test_result_that_is_too_long_is_cut_and_says_so(
+    reasons: dict[str, str], paths: list[list[str]], limit: int
+) -> None:
+    """What has its place keeps it; what fits is not touched."""
+    result = {"verdict": "fail", "count": 7, "reasons": reasons, "checkpoints": paths}
+
+    told = fitted(result, limit)
+
+    assert set(told) - {"isCut"} == set(result)
+    assert (told["verdict"], told["count"]) == ("fail", 7)
+    if len(json.dumps(result)) <= limit:
+        assert told == result
+    else:
+        assert told["isCut"]
+        assert len(json.dumps(told)) < len(json.dumps(result))
+        assert len(json.dumps(told)) <= limit

@@ -26,6 +26,7 @@ from holdfast.model.limits import (
     TASK_DETAIL_BYTES_MAX,
     TASK_EVENTS_MAX,
     TASK_REQUEST_BYTES_MAX,
+    TASK_RESULT_BYTES_MAX,
 )
 from holdfast.tasks import database
 from holdfast.tasks.journal import TaskJournal
@@ -317,7 +318,7 @@ def test_a_failed_write_leaves_nothing_of_itself(journal: TaskJournal) -> None:
     with pytest.raises(InvalidRequestError):
         journal.append_event(task.id, "x", {"a": object()})
     with pytest.raises(InvalidRequestError):
-        journal.complete(task.id, {"a": "x" * TASK_REQUEST_BYTES_MAX})
+        journal.complete(task.id, {"a": "x" * TASK_RESULT_BYTES_MAX})
     assert journal.get(task.id) == task
     assert [event.name for event in journal.list_events(task.id)] == ["created", "started"]
 

@@ -100,7 +100,7 @@ def test_work_that_raises_is_recorded_and_raised_on(
         assert task.error["code"] == "internal"
 
 
-@pytest.mark.parametrize("result", [{"a": object()}, {"a": "x" * 70_000}])
+@pytest.mark.parametrize("result", [{"a": object()}, {"a": "x" * 270_000}])
 def test_a_result_that_cannot_be_kept_fails_the_task(
     world: World, result: Mapping[str, object]
 ) -> None:
