@@ -24,7 +24,13 @@ from holdfast.checkpoints.model import (
 from holdfast.checkpoints.plugins import HookContext, Operation, OperationKind
 from holdfast.checkpoints.scheduling import ScheduledOperation, Scheduler
 from holdfast.checkpoints.service import Checkpoints
-from holdfast.errors import HoldfastError, StateError, StorageFailedError, UnavailableError
+from holdfast.errors import (
+    DeniedError,
+    HoldfastError,
+    StateError,
+    StorageFailedError,
+    UnavailableError,
+)
 from holdfast.ports import ObjectInfo, StorePromises
 from holdfast.tasks.model import Task
 from holdfast.testing.clock import SimClock
@@ -539,3 +545,43 @@ def test_failures_are_named_first(world: World) -> None:
 
     assert told["verdict"] == "fail"
     assert told["checkpoints"][0]["checkpoint"] == oldest
+
+
+def test_bank_is_not_made_with_a_key_that_nobody_has(world: World) -> None:
+    """Or no plan could ever use the place."""
+    facet = world.start()
+    write(world.root / "one" / "a", b"x")
+    resources = [Resource(type=DIRECTORY, id=str(world.root / "one"))]
+
+    with pytest.raises(DeniedError):
+        facet.make_plan("p", BANK, resources, retention=Retention(), key_id="0123456789abcdef")
+
+    assert world.banks[BANK] == {}
+    directory_plan(facet, world.root / "one", encrypted=True)
+
+
+class LeavingPlugin(TinyPlugin):
+    """Leaves out as many entries as are named."""
+
+    def _protect(self, context: HookContext) -> None:
+        super()._protect(context)
+        assert context.writer is not None
+        for number in range(100):
+            context.writer.leave_out(b"%d-%s" % (number, b"long" * 240), "why " * 100)
+
+
+def test_names_of_what_was_left_out_fail_no_protect(tmp_path: Path) -> None:
+    """Each of many resources names some; the counts stay where the names are too many."""
+    world = World(tmp_path, [LeavingPlugin()])
+    facet = world.start()
+    resources = [Resource(type="Test::Tiny", id=f"{number}") for number in range(70)]
+    facet.make_plan("p", BANK, resources, retention=Retention())
+
+    told = facet.protect("p", MANNER).result or {}
+
+    assert told["leftOutCount"] == 7000
+    found, body = facet.show(str(told["checkpoint"]))
+    assert body is not None
+    assert [record.left_out_count for record in body.records] == [100] * 70
+    assert all(record.left_out for record in body.records)
+    assert verify(facet, found.id)["verdict"] == "success"

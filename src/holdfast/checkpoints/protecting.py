@@ -19,7 +19,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from holdfast.checkpoints.bank import Lease
-from holdfast.checkpoints.manifest import Body, Statement, decode_manifest, encode_body
+from holdfast.checkpoints.manifest import (
+    LEFT_OUT_MAX,
+    Body,
+    Statement,
+    decode_manifest,
+    encode_body,
+)
 from holdfast.checkpoints.manifest import encode_manifest as encode
 from holdfast.checkpoints.model import (
     Checkpoint,
@@ -47,7 +53,14 @@ from holdfast.checkpoints.running import (
 from holdfast.checkpoints.sealing import Sealer
 from holdfast.checkpoints.segments import Entry, chunks_of
 from holdfast.checkpoints.writing import Engine, ResourceWriter, Written
-from holdfast.errors import HoldfastError, IntegrityError, NotFoundError, StateError
+from holdfast.errors import (
+    CapacityError,
+    HoldfastError,
+    IntegrityError,
+    NotFoundError,
+    StateError,
+)
+from holdfast.model.limits import CHUNK_BYTES_MAX
 from holdfast.ports import ObjectStore
 from holdfast.tasks.runner import TaskContext
 
@@ -173,7 +186,7 @@ class ProtectRun:
             plan_resources=self._plan.resources,
             records=records,
         )
-        data = encode_body(body)
+        body, data = _encode_fitting(body)
         writer = engine.make_writer()
         body_chunk = ChunkRef(writer.write(data), len(data))
         engine.new.update((chunk.id, chunk) for chunk in writer.settle())
@@ -349,6 +362,25 @@ class ProtectRun:
             "resources": {r.resource.key: r.status.value for r in records},
             "reasons": {r.resource.key: r.reason for r in records if r.reason},
         }
+
+
+def _encode_fitting(body: Body) -> tuple[Body, bytes]:
+    """Return a body that fits into a chunk: of what was left out fewer are named, all counted.
+
+    Raises:
+        CapacityError: `plan-too-large`.
+    """
+    for most in (LEFT_OUT_MAX, 10, 1, 0):
+        records = tuple(replace(each, left_out=each.left_out[:most]) for each in body.records)
+        fitting = replace(body, records=records)
+        data = encode_body(fitting)
+        if len(data) <= CHUNK_BYTES_MAX:
+            return fitting, data
+    raise CapacityError(
+        f"what plan {body.plan_name} holds is too much to tell in one manifest",
+        code="plan-too-large",
+        advice="make several plans of fewer resources",
+    )
 
 
 def _blame(error: HoldfastError, lease: Lease) -> None:

@@ -6,7 +6,8 @@ Invariants:
    parent complete. A shared child is visited once.
 2. Retention never drops the newest verified-good checkpoint, nor the newest available one, nor a
    newer one in which only some resources failed, nor a protected or locked one. Checkpoints in
-   error never take the place of a good one.
+   error, or whose last verification failed, never take the place of a good one; the latter stay
+   as long as they would if it had not.
 3. A verification within a budget takes known-bad chunks first, then those never checked, then the
    one checked longest ago; the first chunk is taken even where it is over the budget.
 4. What a verification found stands until another tells more: a failure until every byte was read
@@ -159,18 +160,21 @@ def plan_retention(
 ) -> list[Fate]:
     """Decide which checkpoints of one plan stay, newest first, each with its reasons.
 
-    Times are UTC. Without any rule all stay. What is being made or deleted is left alone.
+    Times are UTC. Without any rule all stay that hold anything. What is being made or deleted is
+    left alone.
     """
     newest_first = sorted(checkpoints, key=lambda c: (c.created_ns, c.id), reverse=True)
     settled = [c for c in newest_first if c.state in _SETTLED]
-    sound = [
-        c
-        for c in settled
-        if c.state is CheckpointState.AVAILABLE
-        and not (c.verified and c.verified.verdict is Verdict.FAIL)
-    ]
-    kept = _kept_by_rules(sound, retention, now_ns)
     available = [c for c in settled if c.state is CheckpointState.AVAILABLE]
+    failed = {c.id for c in available if c.verified and c.verified.verdict is Verdict.FAIL}
+    kept = _kept_by_rules([c for c in available if c.id not in failed], retention, now_ns)
+    for each_id, reasons in _kept_by_rules(available, retention, now_ns).items():
+        if each_id in failed:
+            # Damage is often of what all share, and can be healed: it must not cost the history.
+            kept[each_id] = [*reasons, "takes no place, for its last verification failed"]
+    if retention.is_empty:
+        held = [c for c in settled if c.state is CheckpointState.ERROR and c.manifest_digest]
+        kept |= {c.id: ["no rule asks to drop it"] for c in held}
     for first, why in (
         (next(iter(available), None), "the newest"),
         (next(filter(is_verified_good, settled), None), "the newest that is verified good"),
@@ -241,8 +245,6 @@ def _kept_by_rules(
 def _why_dropped(checkpoint: Checkpoint, retention: Retention) -> str:
     if checkpoint.state is not CheckpointState.AVAILABLE:
         return f"its state is {checkpoint.state}"
-    if checkpoint.verified and checkpoint.verified.verdict is Verdict.FAIL:
-        return "its last verification failed"
     if retention.max_backups:
         return f"no rule keeps it, or {retention.max_backups} newer ones are kept"
     return "no rule keeps it"

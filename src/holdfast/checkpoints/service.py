@@ -388,6 +388,7 @@ class Checkpoints:
         try:
             identity = read_identity(store)
             if identity is None:
+                around.load_bank_key(key_id)  # Before a bank is made that nobody can open.
                 promises = refuse_unfit(self._measure_promises(store), store.describe())
                 wanted = BankIdentity(
                     id=BankId(around.entropy.random_bytes(16).hex()),

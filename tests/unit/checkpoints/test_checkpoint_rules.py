@@ -174,6 +174,19 @@ def test_the_last_good_one_is_never_dropped(
     assert all(each.id in stays for each in history if each.is_protected)
 
 
+def test_failed_verifications_drop_nothing_that_the_rules_would_keep() -> None:
+    """One damaged chunk that all share may be healed: it must not cost the whole history."""
+    rotten = [checkpoint(n, n, verified=verified(Verdict.FAIL)) for n in range(6)]
+    newer = [checkpoint(n + 10, n / 10) for n in range(2)]
+
+    assert kept(rotten, Retention(last=3)) == {0, 1, 2}
+    assert kept([*newer, *rotten], Retention(last=3)) == {10, 11, 0}
+    assert kept(rotten, Retention(max_backups=2)) == {0, 1}
+    partly = checkpoint(7, 9, state=CheckpointState.ERROR, manifest_digest="d")
+    never = checkpoint(8, 9, state=CheckpointState.ERROR)
+    assert kept([*rotten, partly, never], Retention()) == {0, 1, 2, 3, 4, 5, 7}
+
+
 def test_newest_that_holds_some_resources_is_kept_where_nothing_newer_holds_all() -> None:
     """Invariant 2: a plan one of whose resources always fails is not left with nothing."""
     partly = {"state": CheckpointState.ERROR, "manifest_digest": "d"}
