@@ -18,6 +18,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -60,6 +61,10 @@ class Faults:
     """Files every body of which ends with the connection after so many bytes."""
     endless: set[str] = field(default_factory=set)
     """Files whose body has no length and no end."""
+    digest_s: float = 0.0
+    """How long it takes to digest a file, before it answers anything."""
+    cut_digests: int = 0
+    """So many answers to digests end with the connection behind their headers."""
     digests: dict[str, str] = field(default_factory=dict)
     """What is said to be the digest of a file instead."""
     sizes: dict[str, int] = field(default_factory=dict)
@@ -226,6 +231,14 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refusal(400, "Cannot transfer directory")
         data = faults.rotten.get(f"{name}/{path}") or where.read_bytes()
         if algorithm:
+            time.sleep(faults.digest_s)
+            if faults.cut_digests:
+                faults.cut_digests -= 1
+                self.send_response(200)
+                self.send_header("Content-Length", "70")
+                self.end_headers()
+                self.close_connection = True
+                return
             told = faults.digests.get(f"{name}/{path}") or digest(data, algorithm[0])
             self._json(200, {"digest": told, "digestAlgorithm": algorithm[0]})
             return

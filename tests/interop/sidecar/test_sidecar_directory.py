@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 import pytest
+import xxhash
 
 from holdfast.errors import (
     CapacityError,
@@ -250,6 +251,31 @@ def test_digests_are_the_sources(
         assert [each.digest.hex() for each in found if isinstance(each, FileDigest)] == [*digests]
         assert isinstance(found[2], NotFoundError)
     assert directory.digest_files([b"f"], "blake3", drop_cache=False) is None
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [{"cut_digests": 2}, pytest.param({"digest_s": 32.0}, marks=pytest.mark.slow)],
+    ids=["cut off", "slow"],
+)
+def test_a_digest_is_waited_for(
+    roots: dict[str, Path], source: SidecarSource, open_all: Open, fault: dict[str, float]
+) -> None:
+    """A large file takes longer than other answers may; an answer that was cut off is asked for
+    again."""
+    content = bytes(32 * MIB)
+    write(roots["data/0"], "f", content)
+    (directory, _) = open_all()
+    for name, value in fault.items():
+        setattr(source.faults, name, value)
+
+    answers = directory.digest_files([b"f"], "xxh32", drop_cache=False)
+
+    assert answers is not None
+    found = [each.digest for each in answers if isinstance(each, FileDigest)]
+    assert found == [xxhash.xxh32(content).digest()]
+    asked = sum("digestAlgorithm" in path for path, _ in source.requests)
+    assert asked == 1 + int(fault.get("cut_digests", 0))
 
 
 @pytest.mark.parametrize("text", ["", "zz", "123456789", "-1", "0x12", "²"])

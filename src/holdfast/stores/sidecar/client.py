@@ -11,6 +11,7 @@ Invariants:
 
 import http.client
 import os
+import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,9 +20,10 @@ from urllib.parse import quote
 
 from holdfast.errors import DeniedError, UnavailableError
 from holdfast.ports import Clock, Entropy
+from holdfast.stores.nodes.channel import prepare_socket
 
 ROUTE: Final = "/api/v1/live-migration/files"
-_ANSWER_S: Final = 30.0
+ANSWER_S: Final = 30.0
 _PAUSE_S: Final = 0.5
 _PAUSE_S_MAX: Final = 10.0
 PATIENCE_S: Final = 60.0
@@ -68,19 +70,30 @@ class SidecarClient:
         self._answer: http.client.HTTPResponse | None = None
         self._owner = os.getpid()
 
-    def get(self, url: str, headers: Mapping[str, str] | None = None) -> http.client.HTTPResponse:
+    def get(
+        self,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        answer_s: float = ANSWER_S,
+    ) -> http.client.HTTPResponse:
         """Return the answer to a GET once there is one that is not `busy`; its body is unread.
+
+        Args:
+            url, headers: What to ask.
+            answer_s: How long the source may work on it without a word; if it is gone meanwhile,
+                that is noticed sooner.
 
         Raises:
             UnavailableError: `source-unreachable`, `busy`, `certificate-untrusted`.
             DeniedError: `source-refused`: it does not know this side.
         """
-        began_ns = self._clock.monotonic_ns()
+        failing_since_ns = None
         tries = 0
         while True:
             told_s = None
             try:
-                answer = self._get_once(url, headers or {})
+                answer = self._get_once(url, headers or {}, answer_s)
                 if answer.status in (401, 403) and not url.startswith(ROUTE + "/"):
                     raise self._refused(answer.status)
                 if answer.status == 401:
@@ -100,7 +113,9 @@ class SidecarClient:
             self.drop()
             pause_s = self._pause_s(tries, told_s)
             tries += 1
-            if (self._clock.monotonic_ns() - began_ns) / 1e9 + pause_s > self._patience_s:
+            now_ns = self._clock.monotonic_ns()
+            failing_since_ns = failing_since_ns or now_ns
+            if (now_ns - failing_since_ns) / 1e9 + pause_s > self._patience_s:
                 raise UnavailableError(
                     f"{self._name()} does not serve: {why}",
                     code=code,
@@ -108,8 +123,14 @@ class SidecarClient:
                 )
             self._clock.sleep(pause_s)
 
-    def _get_once(self, url: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
+    def _get_once(
+        self, url: str, headers: Mapping[str, str], answer_s: float
+    ) -> http.client.HTTPResponse:
         connection = self._connected()
+        if connection.sock is None:
+            connection.connect()
+            prepare_socket(_socket_of(connection))
+        _socket_of(connection).settimeout(answer_s)
         connection.request("GET", url, headers={**self._headers, **headers})
         self._answer = connection.getresponse()
         return self._answer
@@ -124,11 +145,11 @@ class SidecarClient:
             address = self.address
             if self._tls is None:
                 self._connection = http.client.HTTPConnection(
-                    address.host, address.port, timeout=_ANSWER_S
+                    address.host, address.port, timeout=ANSWER_S
                 )
             else:
                 self._connection = http.client.HTTPSConnection(
-                    address.host, address.port, timeout=_ANSWER_S, context=self._tls
+                    address.host, address.port, timeout=ANSWER_S, context=self._tls
                 )
         return self._connection
 
@@ -153,6 +174,11 @@ class SidecarClient:
             code="source-refused",
             advice="give it a certificate or token that the Sidecar lets copy",
         )
+
+
+def _socket_of(connection: http.client.HTTPConnection) -> socket.socket:
+    assert connection.sock is not None
+    return connection.sock
 
 
 def _seconds(text: str | None) -> float | None:

@@ -30,7 +30,7 @@ from holdfast.errors import (
     NotFoundError,
     UnavailableError,
 )
-from holdfast.model.limits import KIB
+from holdfast.model.limits import KIB, MIB
 from holdfast.model.tree import (
     ROOT_PATH,
     Capabilities,
@@ -42,6 +42,7 @@ from holdfast.model.tree import (
 )
 from holdfast.ports import Clock, Entropy, ExpectedFile, FileDigest, SmallFile
 from holdfast.stores.sidecar.client import (
+    ANSWER_S,
     PATIENCE_S,
     ROUTE,
     SidecarAddress,
@@ -63,6 +64,10 @@ CAPABILITIES: Final = Capabilities(
 _DIGESTS: Final = {"md5": "MD5", "xxh32": "XXHash32"}
 """What a Sidecar can compute, by our names."""
 _ANSWER_BYTES_MAX: Final = 64 * KIB
+_LIST_S: Final = 600.0
+"""A list is put together before the first byte of it is sent."""
+_DIGEST_BYTES_PER_S: Final = 8 * MIB
+"""The least a source is taken to read a file with that it digests."""
 _ERROR_TRIES: Final = 3
 _ERROR_PAUSE_S: Final = 0.2
 
@@ -141,7 +146,7 @@ def open_sidecar_directories(
 
 
 def _fill(client: SidecarClient, listing: SidecarListing) -> None:
-    answer = client.get(ROUTE)
+    answer = client.get(ROUTE, answer_s=_LIST_S)
     if answer.status != 200:
         client.drop()
         raise UnavailableError(
@@ -218,17 +223,16 @@ class SidecarDirectory:
         for path in paths:
             try:
                 stat = self._file(path)
-                digest = self._digest(path, spelt)
+                digest = self._digest(path, spelt, stat.size_bytes)
             except HoldfastError as error:
                 yield error
             else:
                 yield stat.size_bytes
                 yield FileDigest(stat, digest, b"", True)
 
-    def _digest(self, path: bytes, spelt: str) -> bytes:
+    def _digest(self, path: bytes, spelt: str, size_bytes: int) -> bytes:
         url = f"{file_url(self._name, path)}?digestAlgorithm={spelt}"
-        answer = self._get_file(path, url, {})
-        body = answer.read(_ANSWER_BYTES_MAX)
+        body = self._digest_answer(path, url, ANSWER_S + size_bytes / _DIGEST_BYTES_PER_S)
         try:
             document = json.loads(body)
             text, echoed = document["digest"], document["digestAlgorithm"]
@@ -240,6 +244,25 @@ class SidecarDirectory:
             f"{display_path(path)}: the source's digest cannot be used: {body[:100]!r}",
             code="bad-digest",
             advice="check that both sides know the algorithm",
+            path=path,
+        )
+
+    def _digest_answer(self, path: bytes, url: str, answer_s: float) -> bytes:
+        """Return a short answer whole, asked for again where it was cut off."""
+        for _ in range(_ERROR_TRIES):
+            answer = self._get_file(path, url, {}, answer_s=answer_s)
+            try:
+                body = answer.read(_ANSWER_BYTES_MAX)
+            except (OSError, http.client.HTTPException):
+                pass
+            else:
+                if not answer.length:
+                    return body
+            self._client.drop()
+        raise UnavailableError(
+            f"{display_path(path)}: the answer of the source is cut off again and again",
+            code="source-unreachable",
+            advice="check that it runs and is not overloaded, then run it again",
             path=path,
         )
 
@@ -334,12 +357,14 @@ class SidecarDirectory:
         """Let go of a connection whose answer will not be read to its end."""
         self._client.drop()
 
-    def _get_file(self, path: bytes, url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
+    def _get_file(
+        self, path: bytes, url: str, headers: dict[str, str], *, answer_s: float = ANSWER_S
+    ) -> http.client.HTTPResponse:
         """Return an answer of 200, 206 or 416, or raise what another one means."""
         for attempt in range(_ERROR_TRIES):
             if attempt:
                 self._clock.sleep(_ERROR_PAUSE_S * 2**attempt)
-            answer = self._client.get(url, headers)
+            answer = self._client.get(url, headers, answer_s=answer_s)
             if answer.status in (200, 206, 416):
                 return answer
             self._client.drop()
