@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from holdfast.checkpoints.bank import Lease
+from holdfast.checkpoints.catalogue import Catalogue
 from holdfast.checkpoints.model import (
     CheckpointId,
     CheckpointState,
@@ -32,6 +33,7 @@ from holdfast.errors import (
     UnavailableError,
 )
 from holdfast.ports import ObjectInfo, StorePromises
+from holdfast.tasks.database import opening
 from holdfast.tasks.model import Task
 from holdfast.testing.clock import SimClock
 from holdfast.testing.objects import SimObjectStore, StoreFaults
@@ -585,3 +587,19 @@ def test_names_of_what_was_left_out_fail_no_protect(tmp_path: Path) -> None:
     assert [record.left_out_count for record in body.records] == [100] * 70
     assert all(record.left_out for record in body.records)
     assert verify(facet, found.id)["verdict"] == "success"
+
+
+def test_catalogue_is_opened_by_one_after_the_other(tmp_path: Path) -> None:
+    """Two that switch a new file to a log at once would find it locked, without any waiting."""
+    opened = threading.Event()
+
+    def open_one() -> None:
+        Catalogue(tmp_path / "checkpoints.sqlite").close()
+        opened.set()
+
+    thread = threading.Thread(target=open_one)
+    with opening(tmp_path):
+        thread.start()
+        assert not opened.wait(0.2)
+    assert opened.wait(10)
+    thread.join()

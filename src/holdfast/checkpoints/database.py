@@ -19,6 +19,7 @@ from holdfast.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from holdfast.tasks.database import opening
 
 _VERSION: Final = 1
 _SCHEMA: Final = """
@@ -74,8 +75,7 @@ class Database:
         """Open or make it; UnsupportedError (`format-newer`)."""
         self._path = path
         self._turn = threading.RLock()
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._told():
+        with self._told(), opening(path.parent):
             self.sql = sqlite3.connect(
                 path, timeout=10, isolation_level=None, check_same_thread=False
             )

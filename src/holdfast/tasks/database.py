@@ -96,7 +96,7 @@ class Database:
         self._path = path
         self._turn = threading.Lock()
         self._process_id = os.getpid()
-        with _translated(path), _opening(path.parent):
+        with _translated(path), opening(path.parent):
             self._connection = sqlite3.connect(
                 path,
                 timeout=BUSY_TIMEOUT_MS / 1000,
@@ -139,8 +139,8 @@ class Database:
 
 
 @contextmanager
-def _opening(directory: Path) -> Iterator[None]:
-    """Hold the directory while the file is opened.
+def opening(directory: Path) -> Iterator[None]:
+    """Hold the directory, made where missing (mode 0700), while a file in it is opened.
 
     Two processes that switch a new file to WAL at once get SQLITE_BUSY without any waiting.
     """
