@@ -61,6 +61,8 @@ class Faults:
     """Files every body of which ends with the connection after so many bytes."""
     endless: set[str] = field(default_factory=set)
     """Files whose body has no length and no end."""
+    is_list_cut: bool = False
+    """Whether the list ends with the connection, before its end."""
     digest_s: float = 0.0
     """How long it takes to digest a file, before it answers anything."""
     cut_digests: int = 0
@@ -186,13 +188,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _list(self) -> None:
         faults = self.served.faults
-        if faults.list_answer is not None or faults.list_status != 200:
+        if faults.is_list_cut:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b'{"files":[{"fileUrl":"')
+            self.close_connection = True
+        elif faults.list_answer is not None or faults.list_status != 200:
             self._send(faults.list_status, faults.list_answer or b"{}", "application/json")
-            return
-        try:
-            self._json(200, self.served.list_files())
-        except OSError as error:
-            raise _Refusal(500, str(error)) from error
+        else:
+            try:
+                self._json(200, self.served.list_files())
+            except OSError as error:
+                raise _Refusal(500, str(error)) from error
 
     def _file(self, rest: str, query: dict[str, list[str]]) -> None:
         faults = self.served.faults

@@ -444,3 +444,13 @@ def test_contract_of_entries_that_are_not_there(roots: dict[str, Path], open_all
     assert isinstance(found[0], NotFoundError)
     assert isinstance(found[1], Stat)
     assert directory.list_names(b"d") == [(b"f", False)]
+
+
+def test_a_list_that_is_cut_off_is_of_a_source_that_is_away(
+    source: SidecarSource, tmp_path: Path
+) -> None:
+    """It is waited for; it is not broken or hostile, which would end a verification."""
+    source.faults.is_list_cut = True
+    with pytest.raises(UnavailableError) as caught:
+        open_sidecar(source, tmp_path)
+    assert caught.value.code == "listing-failed"

@@ -156,7 +156,7 @@ def _fill(client: SidecarClient, listing: SidecarListing) -> None:
             "while it is made, so it may go better next time",
         )
     try:
-        listing.fill(answer)
+        listing.fill(_Whole(answer))
     except (OSError, http.client.HTTPException) as error:
         raise UnavailableError(
             f"the list of files was cut off: {str(error) or type(error).__name__}",
@@ -165,6 +165,20 @@ def _fill(client: SidecarClient, listing: SidecarListing) -> None:
         ) from error
     finally:
         client.drop()
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """An answer that does not pass off a connection that ended as its end."""
+
+    answer: http.client.HTTPResponse
+
+    def read(self, amount: int | None = None, /) -> bytes:
+        """Return up to so many bytes; HTTPException where it was cut off."""
+        data = self.answer.read(amount)
+        if not data and self.answer.length:
+            raise http.client.IncompleteRead(data, self.answer.length)
+        return data
 
 
 class SidecarDirectory:
