@@ -172,7 +172,10 @@ def ask_peer(peer: SourcePeer, path: str) -> PeerAnswer:
             headers["Authorization"] = f"Bearer {peer.token}"
         connection.request("GET", path, headers=headers)
         response = connection.getresponse()
-        return PeerAnswer(response.status, _json_object(response.read(ANSWER_BYTES_MAX)))
+        body = response.read(ANSWER_BYTES_MAX)
+        if response.length:
+            raise http.client.IncompleteRead(body, response.length)
+        return PeerAnswer(response.status, _json_object(body))
     finally:
         connection.close()
 

@@ -23,7 +23,7 @@ from holdfast.files.migration.model import (
     SourcePeer,
 )
 from holdfast.server.node_sources import Sources
-from holdfast.server.peer_http import find_peer
+from holdfast.server.peer_http import check_not_completed, find_peer
 from holdfast.stores.system import SystemClock, SystemEntropy
 
 NODE = "/api/v1/node"
@@ -35,7 +35,9 @@ class Answering:
 
     def __init__(self) -> None:
         self.answers: dict[str, tuple[int, Mapping[str, object]]] = {}
-        answers = self.answers
+        self.cut: set[str] = set()
+        """Paths whose answers end with the connection, before their end."""
+        answers, cut = self.answers, self.cut
 
         class Answer(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -44,7 +46,8 @@ class Answering:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(raw)))
                 self.end_headers()
-                self.wfile.write(raw)
+                self.wfile.write(raw[: None if self.path not in cut else 5])
+                self.close_connection = True
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -84,6 +87,15 @@ def test_trouble_does_not_make_a_node_a_sidecar(answering: Answering, status: in
     answering.answers[NODE] = (status, {})
     with pytest.raises(UnavailableError):
         find_peer(answering.peer, QuickClock())
+
+
+@pytest.mark.parametrize("path", [NODE, STATUS])
+def test_an_answer_that_is_cut_off_is_none(answering: Answering, path: str) -> None:
+    """Half an answer says neither that it is no node, nor that its migration is not over."""
+    answering.be_node(1)
+    answering.cut.add(path)
+    with pytest.raises(UnavailableError):
+        (find_peer if path == NODE else check_not_completed)(answering.peer, QuickClock())
 
 
 def test_a_source_that_comes_back_on_another_port_is_found(
