@@ -129,14 +129,15 @@ def check_not_completed(peer: SourcePeer, clock: Clock) -> None:
     answer = ask_patiently(peer, "/api/v1/live-migration/status", clock)
     if answer.status in (401, 403):
         raise _refused(peer, answer.status)
-    if answer.status != 200:
+    state = answer.body.get("state")
+    if answer.status != 200 or state not in list(LatchState):
         raise UnavailableError(
             f"{peer.host}:{peer.port} does not tell the status of the migration: "
             f"it answered {answer.status}",
             code="source-unreachable",
             advice="check that the source has this host in its migration map",
         )
-    if answer.body.get("state") == LatchState.COMPLETED.value:
+    if state == LatchState.COMPLETED.value:
         raise StateError(
             f"the migration is marked complete at {peer.host}",
             code="source-completed",

@@ -89,6 +89,15 @@ def test_trouble_does_not_make_a_node_a_sidecar(answering: Answering, status: in
         find_peer(answering.peer, QuickClock())
 
 
+@pytest.mark.parametrize("body", [{}, {"state": "soon"}, {"state": ["NOT_COMPLETED"]}])
+def test_a_source_that_does_not_tell_its_status_is_not_copied_from(
+    answering: Answering, body: dict[str, object]
+) -> None:
+    answering.answers[STATUS] = (200, body)
+    with pytest.raises(UnavailableError):
+        check_not_completed(answering.peer, QuickClock())
+
+
 @pytest.mark.parametrize("path", [NODE, STATUS])
 def test_an_answer_that_is_cut_off_is_none(answering: Answering, path: str) -> None:
     """Half an answer says neither that it is no node, nor that its migration is not over."""
