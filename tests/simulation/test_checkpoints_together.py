@@ -4,6 +4,7 @@ Method: a hook in the store, the runner or a listener lets the other command run
 that matters; clocks stand still, jump, or are set back.
 """
 
+import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -603,3 +604,36 @@ def test_catalogue_is_opened_by_one_after_the_other(tmp_path: Path) -> None:
         assert not opened.wait(0.2)
     assert opened.wait(10)
     thread.join()
+
+
+def test_holds_outlive_the_catalogue_and_bind_every_machine(world: World) -> None:
+    facet = world.start()
+    directory_plan(facet, world.root / "one", retention=Retention(last=1))
+    held, locked, free = protect(facet), protect(facet), protect(facet)
+    until_ns = world.clock.now_ns() + 3600 * 10**9
+    facet.set_protection(held, is_protected=True)
+    facet.set_protection(locked, is_protected=None, locked_until_ns=until_ns)
+    other = World(world.root / "elsewhere")
+    other.banks, other.clock = world.banks, world.clock
+    key = world.state / "keys"
+    shutil.copytree(key, other.state / "keys")
+    elsewhere = other.start()
+    elsewhere.examine(BANK, MANNER)
+    facet.set_protection(free, is_protected=True)
+
+    for one in (held, locked, free):
+        with pytest.raises(StateError):
+            elsewhere.delete(one, MANNER)
+    assert elsewhere.get(free).is_protected
+
+    facet.catalogue.close()
+    world.lose_catalogue()
+    rebuilt = world.start()
+    rebuilt.examine(BANK, MANNER)
+    assert [rebuilt.get(one).is_protected for one in (held, locked, free)] == [True, False, True]
+    assert rebuilt.get(locked).locked_until_ns == until_ns
+    rebuilt.set_protection(held, is_protected=False)
+    world.clock.sleep(7200)
+    for one in (held, locked):
+        rebuilt.delete(one, MANNER)
+    assert [name for name in world.banks[BANK] if name.startswith("holds/")] == [f"holds/{free}"]

@@ -246,8 +246,6 @@ class Checkpoints:
             from holdfast.checkpoints.upkeep import delete_checkpoint
 
             context.enter("deleting")
-            # It may have been held meanwhile.
-            check_deletable(self.catalogue.checkpoint(checkpoint.id), self.around.clock.now_ns())
             url = self._url_of(checkpoint.bank_id)
             with opened(self.around, url, checkpoint.bank_id) as open_bank:
                 return delete_checkpoint(self.around, open_bank.bank, checkpoint)
@@ -377,9 +375,16 @@ class Checkpoints:
     ) -> Checkpoint:
         """Say whether a checkpoint may be deleted; a lock is never shortened, and lifts no hold."""
         checkpoint = self.get(checkpoint_id)
-        self.catalogue.set_protection(
-            checkpoint.id, is_protected=is_protected, locked_until_ns=locked_until_ns
-        )
+        url = self._url_of(checkpoint.bank_id)
+        with opened(self.around, url, checkpoint.bank_id) as open_bank:
+            # In the bank first: other machines delete there too.
+            was_protected, was_locked_ns = open_bank.bank.read_hold(checkpoint.id)
+            locked_ns = max(locked_until_ns, was_locked_ns, checkpoint.locked_until_ns)
+            told = was_protected or checkpoint.is_protected
+            if is_protected is not None:
+                told = is_protected
+            open_bank.bank.write_hold(checkpoint.id, is_protected=told, locked_until_ns=locked_ns)
+        self.catalogue.set_protection(checkpoint.id, is_protected=told, locked_until_ns=locked_ns)
         return self.catalogue.checkpoint(checkpoint.id)
 
     def _make_bank(self, url: str, key_id: str) -> tuple[BankId, str]:

@@ -4,7 +4,7 @@ Order of writes of a deletion, and the crash each survives:
     1. The catalogue says DELETING. Cut off here, the same command goes on.
     2. The manifest is deleted: from now on nothing of it is live. Cut off here, `doctor` and the
        same command find it gone.
-    3. Its verdicts, then the catalogue says DELETED.
+    3. Its verdicts and the trace of a hold, then the catalogue says DELETED.
 Chunks are not touched: a sweep takes what no manifest names (bank.py, invariant 1).
 """
 
@@ -22,6 +22,7 @@ from holdfast.checkpoints.model import (
     Plan,
 )
 from holdfast.checkpoints.reading import read_entries
+from holdfast.checkpoints.rules import check_deletable
 from holdfast.checkpoints.running import OpenBank, Surroundings
 from holdfast.checkpoints.segments import chunks_of
 from holdfast.checkpoints.verdicts import decode_verdict
@@ -48,17 +49,28 @@ class Live:
 def delete_checkpoint(
     around: Surroundings, bank: Bank, checkpoint: Checkpoint
 ) -> dict[str, object]:
-    """Delete a checkpoint for good; its chunks stay until a sweep."""
+    """Delete a checkpoint for good, unless it is held; its chunks stay until a sweep."""
     catalogue = around.catalogue
+    _take_hold(around, bank, checkpoint.id)
+    check_deletable(catalogue.checkpoint(checkpoint.id), around.clock.now_ns())
     catalogue.set_state(checkpoint.id, CheckpointState.DELETING)
     try:
         bank.delete_manifest(checkpoint.id)
         bank.delete_verdicts(checkpoint.id)
+        bank.write_hold(checkpoint.id, is_protected=False, locked_until_ns=0)
     except HoldfastError as error:
         catalogue.set_state(checkpoint.id, CheckpointState.ERROR_DELETING, error.message)
         raise
     catalogue.set_state(checkpoint.id, CheckpointState.DELETED)
     return {"checkpoint": checkpoint.id, "state": CheckpointState.DELETED.value}
+
+
+def _take_hold(around: Surroundings, bank: Bank, checkpoint_id: CheckpointId) -> None:
+    """Write into the catalogue what any machine has said of holding a checkpoint."""
+    is_protected, locked_until_ns = bank.read_hold(checkpoint_id)
+    around.catalogue.set_protection(
+        checkpoint_id, is_protected=is_protected or None, locked_until_ns=locked_until_ns
+    )
 
 
 def read_live(open_bank: OpenBank, context: TaskContext, keep: Callable[[], None]) -> Live:
@@ -190,6 +202,8 @@ def examine_bank(
         if checkpoint_id not in known or not known[checkpoint_id].manifest_digest:
             recovered.append(checkpoint_id)
         context.progress(entries_done=number + 1, entries_total=len(in_bank), bytes_done=0)
+    for held in bank.list_holds():
+        _take_hold(around, bank, held)
     missing_manifests = _missing_manifests(around, known, frozenset(in_bank))
     present = {found.name: found.size_bytes for found in bank.list_chunks()}
     missing = sorted(chunk for chunk in live if chunk_name(chunk) not in present)
