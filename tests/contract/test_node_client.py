@@ -267,3 +267,23 @@ def test_a_broken_stream_of_events_goes_on_where_it_was() -> None:
     assert [b"last-event-id: %d" % after in h.lower() for after, h in enumerate(heads)] == [
         True
     ] * 2
+
+
+def test_a_node_that_starts_again_is_waited_for_by_who_follows() -> None:
+    """Longer than by who asks something: the task goes on meanwhile."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n"
+    first = b"id: 1\nevent: created\ndata: {}\n\n"
+    last = b'event: ended\ndata: {"state": "x"}\n\n'
+
+    async def collect(client: NodeClient) -> list[str]:
+        return [event.name async for event in client.tasks.follow("task")]
+
+    answers = [
+        head % len(first) + first,
+        *[b""] * node_connection.ATTEMPTS_MAX,
+        head % len(last) + last,
+    ]
+    result, _ = against(answers, collect)
+    assert result == ["created", "ended"]
+    result, _ = against([b""] * node_connection.ATTEMPTS_MAX, collect)
+    assert isinstance(result, UnavailableError), "who was never heard is not waited for"

@@ -37,6 +37,8 @@ from holdfast.errors import (
 from holdfast.model.limits import MIB
 
 ATTEMPTS_MAX: Final = 5
+FOLLOW_ATTEMPTS_MAX: Final = 10
+"""Of who follows a task that was heard of: the node may be starting again, and go on with it."""
 RETRY_AFTER_S_MAX: Final = 30.0
 ANSWER_BYTES_MAX: Final = 32 * MIB
 TIMEOUT_S: Final = 60.0
@@ -156,10 +158,11 @@ class NodeConnection:
     async def follow(self, task_id: str, after: int) -> AsyncIterator[NodeEvent]:
         """Yield the events of a task, going on after a broken connection, until it has ended."""
         failures = 0
+        failures_max = ATTEMPTS_MAX
         while True:
             try:
                 async for event in self._read_events(f"{TASKS}/{task_id}/events", after):
-                    failures = 0
+                    failures, failures_max = 0, FOLLOW_ATTEMPTS_MAX
                     if event is None:
                         data = await self.ask("GET", f"{TASKS}/{task_id}")
                         event = NodeEvent(name="ended", sequence=None, data=data)
@@ -170,7 +173,7 @@ class NodeConnection:
                 raise self._silent(ConnectionResetError())
             except UnavailableError:
                 failures += 1
-                if failures == ATTEMPTS_MAX:
+                if failures >= failures_max:
                     raise
                 await asyncio.sleep(self._wait_s(failures))
 
