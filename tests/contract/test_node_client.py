@@ -280,7 +280,7 @@ def test_a_node_that_starts_again_is_waited_for_by_who_follows() -> None:
 
     answers = [
         head % len(first) + first,
-        *[b""] * node_connection.ATTEMPTS_MAX,
+        *[b""] * 14,
         head % len(last) + last,
     ]
     result, _ = against(answers, collect)
