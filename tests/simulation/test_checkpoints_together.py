@@ -4,9 +4,10 @@ Method: a hook in the store, the runner or a listener lets the other command run
 that matters; clocks stand still, jump, or are set back.
 """
 
+import json
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from holdfast.checkpoints.service import Checkpoints
 from holdfast.errors import (
     DeniedError,
     HoldfastError,
+    InvalidRequestError,
     StateError,
     StorageFailedError,
     UnavailableError,
@@ -599,7 +601,7 @@ def test_catalogue_is_opened_by_one_after_the_other(tmp_path: Path) -> None:
         opened.set()
 
     thread = threading.Thread(target=open_one)
-    with opening(tmp_path):
+    with opening(tmp_path / "checkpoints.sqlite"):
         thread.start()
         assert not opened.wait(0.2)
     assert opened.wait(10)
@@ -637,3 +639,45 @@ def test_holds_outlive_the_catalogue_and_bind_every_machine(world: World) -> Non
     for one in (held, locked):
         rebuilt.delete(one, MANNER)
     assert [name for name in world.banks[BANK] if name.startswith("holds/")] == [f"holds/{free}"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3+https://KEY:Hidden@host/bucket",
+        "s3+https://Hidden@host/bucket",
+        "s3+http://host/bucket?sig=Hidden",
+        "s3+http://host/bucket#Hidden",
+    ],
+)
+def test_secret_in_the_url_of_a_bank_is_written_nowhere(world: World, url: str) -> None:
+    """Neither catalogue nor journal, nor the error that refuses it."""
+    facet = world.start()
+    resources = [Resource(type=DIRECTORY, id=str(world.root / "one"))]
+    asked: list[Callable[[], object]] = [
+        lambda: facet.make_plan("p", url, resources, retention=Retention()),
+        lambda: facet.examine(url, MANNER),
+        lambda: facet.sweep(url, MANNER),
+        lambda: facet.heal(BANK, url, MANNER),
+    ]
+    for ask in asked:
+        with pytest.raises(InvalidRequestError) as raised:
+            ask()
+        assert raised.value.code == "bank-with-secret"
+        assert "Hidden" not in json.dumps(raised.value.as_problem())
+
+    files = [path for path in world.state.iterdir() if path.is_file()]
+    assert len(files) >= 2
+    assert not [path for path in files if b"Hidden" in path.read_bytes()]
+
+
+def test_what_is_remembered_is_for_its_owner_alone(world: World) -> None:
+    """Also where the state directory was made by somebody else, open to all."""
+    world.state.mkdir(mode=0o755)
+    facet = world.start()
+    directory_plan(facet, world.root / "one")
+
+    modes = {path.name: path.stat().st_mode & 0o777 for path in world.state.glob("*.sqlite*")}
+
+    assert len(modes) >= 4
+    assert set(modes.values()) == {0o600}

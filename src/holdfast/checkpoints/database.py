@@ -75,7 +75,7 @@ class Database:
         """Open or make it; UnsupportedError (`format-newer`)."""
         self._path = path
         self._turn = threading.RLock()
-        with self._told(), opening(path.parent):
+        with self._told(), opening(path):
             self.sql = sqlite3.connect(
                 path, timeout=10, isolation_level=None, check_same_thread=False
             )

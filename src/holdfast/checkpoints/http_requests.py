@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from starlette.requests import Request
-from yarl import URL
 
 from holdfast.checkpoints.manifest import parse_resource
 from holdfast.checkpoints.model import Resource, Retention
+from holdfast.checkpoints.places import check_place
 from holdfast.errors import InvalidRequestError
 from holdfast.model.limits import KIB, PATH_BYTES_MAX, RESOURCES_MAX
 
@@ -148,22 +148,7 @@ def bank_url(given: Mapping[str, Any], name: str = "bank") -> str:
             advice="name an absolute path on the node's host, s3+https://HOST/BUCKET/PREFIX or "
             "swift:CONTAINER/PREFIX",
         )
-    if url.startswith("s3+") and _has_secret(url.removeprefix("s3+")):
-        raise InvalidRequestError(
-            f"{name} must be a plain URL without user, password, query or fragment",
-            code="bank-with-secret",
-            advice="a node takes the keys of banks from its own environment only: set "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or OS_* or ST_*, where it is started",
-        )
-    return url.rstrip("/") or "/"
-
-
-def _has_secret(address: str) -> bool:
-    try:
-        url = URL(address)
-    except ValueError as error:
-        raise bad("bank must be a URL") from error
-    return bool(url.user or url.password or url.query_string or url.fragment)
+    return check_place(url, name).rstrip("/") or "/"
 
 
 def resources(given: Mapping[str, Any]) -> list[Resource]:

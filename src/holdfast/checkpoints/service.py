@@ -26,6 +26,7 @@ from holdfast.checkpoints.model import (
     parse_checkpoint_id,
     uuid_text,
 )
+from holdfast.checkpoints.places import check_place
 from holdfast.checkpoints.protecting import ProtectRun
 from holdfast.checkpoints.results import fate_result, fitted
 from holdfast.checkpoints.rules import (
@@ -92,6 +93,7 @@ class Checkpoints:
             raise InvalidRequestError(
                 "a plan protects at least one resource", code="bad-plan", advice="name some"
             )
+        check_place(bank_url)
         checked = tuple(self.around.plugins.of(each).check(each) for each in resources)
         plan_walk(checked)
         bank_id, bank_key = self._make_bank(bank_url, key_id)
@@ -317,7 +319,8 @@ class Checkpoints:
             with opened(self.around, other_url) as other:
                 return heal_bank(self.around, open_bank, other, context)
 
-        task = self._run_on_bank("checkpoints.heal", bank_url, {"from": other_url}, work, manner)
+        request = {"from": check_place(other_url)}
+        task = self._run_on_bank("checkpoints.heal", bank_url, request, work, manner)
         manner = replace(manner, idempotency_key=None)
         for checkpoint_id in (task.result or {}).get("affected", []):  # type: ignore[attr-defined]
             self.verify([self.catalogue.checkpoint(checkpoint_id)], manner)
@@ -473,7 +476,7 @@ class Checkpoints:
             with opened(self.around, bank_url) as open_bank:
                 return work(open_bank, context)
 
-        subject = f"bank {bank_url} upkeep"
+        subject = f"bank {check_place(bank_url)} upkeep"
         return self._run(kind, subject, {"bank": bank_url, **request}, opened_work, manner)
 
     def _run(

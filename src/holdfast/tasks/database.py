@@ -9,7 +9,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -96,7 +96,7 @@ class Database:
         self._path = path
         self._turn = threading.Lock()
         self._process_id = os.getpid()
-        with _translated(path), opening(path.parent):
+        with _translated(path), opening(path):
             self._connection = sqlite3.connect(
                 path,
                 timeout=BUSY_TIMEOUT_MS / 1000,
@@ -139,15 +139,18 @@ class Database:
 
 
 @contextmanager
-def opening(directory: Path) -> Iterator[None]:
-    """Hold the directory, made where missing (mode 0700), while a file in it is opened.
+def opening(path: Path) -> Iterator[None]:
+    """Hold the directory of a file while that is opened; make both, for their owner alone.
 
     Two processes that switch a new file to WAL at once get SQLITE_BUSY without any waiting.
     """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # Never opened if it exists: closing it would drop the locks this process holds on it.
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
         yield
     finally:
         os.close(descriptor)
