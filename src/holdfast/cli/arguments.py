@@ -9,7 +9,7 @@ from holdfast.files.model import DeleteLimit
 from holdfast.model.limits import JOBS_MAX
 
 if TYPE_CHECKING:
-    from holdfast.checkpoints.model import Budget, Retention
+    from holdfast.checkpoints.model import Budget, Retention, Verdict
 
 _UNITS = {
     "": 1,
@@ -159,6 +159,19 @@ def parse_retention(text: str) -> "Retention":
             )
         rules[name] = int(number)
     return Retention(**rules)
+
+
+def parse_verdict(text: str | None) -> "Verdict | None":
+    """Return a verdict, None for none; InvalidRequestError (`bad-verdict`)."""
+    from holdfast.checkpoints.model import Verdict
+
+    if text is None or text in list(Verdict):
+        return None if text is None else Verdict(text)
+    raise InvalidRequestError(
+        f"{text!r} is no verdict",
+        code="bad-verdict",
+        advice=f"say one of {', '.join(Verdict)}",
+    )
 
 
 def parse_budget(

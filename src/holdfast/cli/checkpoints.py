@@ -12,9 +12,16 @@ import typer
 from holdfast.cli import checkpoint_report as report
 from holdfast.cli import checkpoints_at_node as at_node
 from holdfast.cli import checkpoints_upkeep, schedules, session
-from holdfast.cli.arguments import parse_budget, parse_retention
+from holdfast.cli.arguments import parse_budget, parse_retention, parse_verdict
 from holdfast.cli.at_node import Where
-from holdfast.cli.checkpoints_opened import Id, PlanName, bank_url_of, manner_of, open_facet
+from holdfast.cli.checkpoints_opened import (
+    DAYS_MAX,
+    Id,
+    PlanName,
+    bank_url_of,
+    manner_of,
+    open_facet,
+)
 from holdfast.cli.exits import Exit
 from holdfast.cli.options import Jobs, Json, Quiet, Rate, TokenFile
 from holdfast.cli.output import print_json, printable
@@ -165,7 +172,8 @@ def list_checkpoints(
         str | None, typer.Option(help="Only those: success, fail or partial.")
     ] = None,
     stale_days: Annotated[
-        int | None, typer.Option(help="Only those not verified for so many days.")
+        int | None,
+        typer.Option(min=0, max=DAYS_MAX, help="Only those not verified for so many days."),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -175,7 +183,6 @@ def list_checkpoints(
         at_node.list_checkpoints(context.obj, name, verdict, json=json)
 
     def command(services: LocalServices) -> int:
-        from holdfast.checkpoints.model import Verdict
         from holdfast.checkpoints.results import checkpoint_result
 
         stale_ns = None
@@ -183,7 +190,7 @@ def list_checkpoints(
             stale_ns = services.clock.now_ns() - stale_days * 86_400 * 10**9
         found = open_facet(services).list(
             plan_name=name,
-            verdict=Verdict(verdict) if verdict else None,
+            verdict=parse_verdict(verdict),
             verified_before_ns=stale_ns,
         )
         for each in found:

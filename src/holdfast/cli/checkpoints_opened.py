@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from holdfast.checkpoints.service import Checkpoints
 
 PlanName = Annotated[str, typer.Argument(metavar="PLAN", help="Name or id of a plan.")]
+DAYS_MAX: Final = 36_500
+"""A hundred years, for locks and ages."""
 Id = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Id, or its beginning.")]
 BankUrl = Annotated[
     str,

@@ -9,6 +9,7 @@ from holdfast.cli import checkpoint_report as report
 from holdfast.cli import checkpoints_at_node as at_node
 from holdfast.cli import session
 from holdfast.cli.checkpoints_opened import (
+    DAYS_MAX,
     BankUrl,
     Id,
     PlanName,
@@ -26,7 +27,10 @@ def hold(
     checkpoint: Id,
     *,
     release: Annotated[bool, typer.Option("--release", help="Let it be deleted again.")] = False,
-    days: Annotated[int, typer.Option(help="Lock it for so many days; never shortened.")] = 0,
+    days: Annotated[
+        int,
+        typer.Option(min=0, max=DAYS_MAX, help="Lock it for so many days; never shortened."),
+    ] = 0,
     json: Json = False,
 ) -> None:
     """Protect a checkpoint from deletion until it is released, or for some days."""
