@@ -364,6 +364,20 @@ def test_the_latch_closes_once_and_stops_everything(node: ServedNode) -> None:
     assert (in_map.status, in_map.json) == (403, {"status": "Forbidden"})
 
 
+def test_a_migration_under_a_copy_is_not_marked_complete(node: ServedNode) -> None:
+    """The copy would go on, under a database that is started now."""
+    task_id = start(node)
+    refused = node.ask("POST", STATUS)
+    assert refused.status == 409
+    assert refused.json["code"] == 409
+    assert task_id.replace("-", "") in refused.json["message"]
+    assert node.ask("GET", STATUS).json["state"] == "NOT_COMPLETED"
+    node.ask("PATCH", f"{COPIES}/{task_id}")
+    wait_until(node, task_id, "cancelled")
+    start(node, VERIFICATIONS, VERIFICATION)
+    assert node.ask("POST", STATUS).status == 200, "a verification changes nothing"
+
+
 def test_a_repeated_completion_is_answered_as_the_first(node: ServedNode) -> None:
     first = node.ask("POST", STATUS, Idempotency_Key="done")
     again = node.ask("POST", STATUS, Idempotency_Key="done")

@@ -237,7 +237,7 @@ SIDECAR_OPERATIONS: Final = (
         guards=(Guard.EITHER,),
         headers=_KEY,
         answers={200: shapes.StatusAnswer},
-        refusals=(400,),
+        refusals=(400, 409),
     ),
     Operation(
         id="clear_status",

@@ -9,6 +9,9 @@ from holdfast.errors import ConflictError, InvalidRequestError, StateError
 from holdfast.files.http.call import Call
 from holdfast.files.http.guards import instance_of, latch_of, latch_to_close
 from holdfast.files.http.services import NodeServices
+from holdfast.files.migration.latch import Latch
+from holdfast.files.migration.model import LatchState, MigrationKind
+from holdfast.files.migration.service import subject_of
 
 _KEY_MAX: Final = 1024
 
@@ -30,6 +33,7 @@ class StatusAnswers:
         latch = latch_to_close(self._services, call.host)
         now_ns, key = self._services.clock.now_ns(), call.idempotency_key
         _check_key(key)
+        await asyncio.to_thread(self._check_nothing_is_copied, call.host, latch)
         try:
             status = await asyncio.to_thread(latch.complete, now_ns, key)
         except ConflictError as error:
@@ -45,6 +49,19 @@ class StatusAnswers:
             self._purges.add(purge)
             purge.add_done_callback(self._purges.discard)
         return JSONResponse(status.as_json())
+
+    def _check_nothing_is_copied(self, host: str, latch: Latch) -> None:
+        """Return if no copy is under way that would go on; else raise ConflictError (`busy`)."""
+        if latch.read().state is LatchState.COMPLETED:
+            return
+        subject = subject_of(instance_of(self._services, host))
+        task = self._services.journal.find_unfinished(subject)
+        if task is not None and task.kind in (MigrationKind.COPY, MigrationKind.REPAIR):
+            raise ConflictError(
+                f"{task.id} still copies to this instance",
+                code="busy",
+                advice="cancel it, or wait for its end, before the database is started",
+            )
 
     async def clear_status(self, call: Call) -> Response:
         """Forget the mark."""
