@@ -35,7 +35,8 @@ from holdfast.errors import (
     StorageFailedError,
     UnavailableError,
 )
-from holdfast.ports import ObjectInfo, StorePromises
+from holdfast.ports import ObjectInfo, ReadableDirectory, StorePromises
+from holdfast.stores.directories.posix import PosixReadableDirectory
 from holdfast.tasks.database import opening
 from holdfast.tasks.model import Task
 from holdfast.testing.clock import SimClock
@@ -681,3 +682,48 @@ def test_what_is_remembered_is_for_its_owner_alone(world: World) -> None:
 
     assert len(modes) >= 4
     assert set(modes.values()) == {0o600}
+
+
+def test_tree_that_is_not_mounted_is_no_new_state_of_it(world: World) -> None:
+    """Empty checkpoints would push the full ones out of what is kept."""
+    facet = world.start()
+    tree = world.root / "one"
+    directory_plan(facet, tree, retention=Retention(last=1))
+    full = protect(facet)
+    tree.rename(world.root / "away")
+    tree.mkdir()
+
+    for _ in range(2):
+        with pytest.raises(StateError, match="is empty"):
+            protect(facet)
+        facet.retain("p", MANNER, dry_run=False)
+    assert full in [each.id for each in facet.list()]
+
+    tree.rmdir()
+    (world.root / "away").rename(tree)
+    assert facet.get(protect(facet)).entries == 3
+    for left in tree.iterdir():
+        left.unlink()
+    assert facet.get(protect(facet)).entries == 1
+
+
+def test_tree_that_cannot_be_listed_at_all_is_not_protected(world: World) -> None:
+    facet = world.start()
+    directory_plan(facet, world.root / "one", world.root / "two")
+
+    class Refusing(PosixReadableDirectory):
+        def list_names(self, path: bytes) -> list[tuple[bytes, bool]]:
+            raise DeniedError("not for you", code="denied")
+
+    def open_source(root: bytes) -> ReadableDirectory:
+        kind = Refusing if root.endswith(b"two") else PosixReadableDirectory
+        return kind(root)
+
+    refused = Checkpoints(
+        replace(facet.around, open_source=open_source), lambda _store: StorePromises(True, True)
+    )
+    told: dict[str, Any] = dict(refused.protect("p", MANNER).result or {})
+
+    (reason,) = told["reasons"].values()
+    assert "not for you" in reason
+    assert facet.get(told["checkpoint"]).state is CheckpointState.ERROR

@@ -15,7 +15,13 @@ from holdfast.checkpoints.plugins import HookContext, Operation, OperationKind
 from holdfast.checkpoints.segments import CODES, FILE, Entry, Part
 from holdfast.checkpoints.tree import CheckpointTree
 from holdfast.checkpoints.writing import ResourceWriter
-from holdfast.errors import ConflictError, HoldfastError, InvalidRequestError, NotFoundError
+from holdfast.errors import (
+    ConflictError,
+    HoldfastError,
+    InvalidRequestError,
+    NotFoundError,
+    StateError,
+)
 from holdfast.files.listing import Exclusions, Walk
 from holdfast.model.limits import BANK_BATCH_BYTES, BATCH_FILES_MAX, FILE_BYTES_LARGE
 from holdfast.model.tree import ROOT_PATH, FileKind, Stat
@@ -98,8 +104,14 @@ class _Protection:
     exclude: tuple[str, ...]
 
     def run(self) -> None:
-        """List, reuse what is unchanged, read what is not."""
+        """List, reuse what is unchanged, read what is not.
+
+        Raises:
+            StateError: `source-unlisted`, `source-empty`: what is there is no state of the tree.
+        """
         listed = self._list()
+        if len(listed) == 1:
+            self._refuse_nothing()
         to_read: list[int] = []
         leaders: dict[tuple[int, int], int] = {}
         """First name of each file that has several, by device and inode."""
@@ -128,6 +140,24 @@ class _Protection:
             self.writer.add(reused[number] if packed is None else _entry_of(path, packed))
         for number, first in followers:
             self._add_follower(listed, number, first, reused, read)
+
+    def _refuse_nothing(self) -> None:
+        """Return if there being nothing is what the tree has come to."""
+        left_out = self.writer.left_out
+        if left_out is not None:
+            raise StateError(
+                f"nothing of it could be listed: {left_out[1]}",
+                code="source-unlisted",
+                advice="look at its owner, mode and file system, then run it again",
+            )
+        before, now = self.writer.previous_info.get("source"), self.source.describe()
+        was_here = isinstance(before, Mapping) and before.get("inode") == now.get("inode")
+        if not was_here and any(path != ROOT_PATH for path in self.writer.previous):
+            raise StateError(
+                f"{now.get('path')} is empty, is another directory than before, and was not empty",
+                code="source-empty",
+                advice="check that it is mounted; if it is to be empty, make another plan of it",
+            )
 
     def _list(self) -> list[tuple[bytes, Stat]]:
         listed: list[tuple[bytes, Stat]] = [(ROOT_PATH, self.source.stat(ROOT_PATH))]

@@ -144,9 +144,7 @@ class ProtectRun:
                 resource=each,
                 parameters=parameters_for(each, self._parameters),
                 on_progress=engine.on_progress,
-                writer=ResourceWriter(
-                    engine=engine, previous=self._entries_of(previous.get(each.key))
-                ),
+                writer=self._writer(engine, previous.get(each.key)),
             )
             for each in self._plan.resources
         }
@@ -251,6 +249,12 @@ class ProtectRun:
                 uses[segment.id] = frozenset(chunks_of(entries))
         self._record(data, body, uses, {})
         return self._result(signed.statement, body.records)
+
+    def _writer(self, engine: Engine, previous: ResourceRecord | None) -> ResourceWriter:
+        info = {} if previous is None else previous.info
+        return ResourceWriter(
+            engine=engine, previous=self._entries_of(previous), previous_info=info
+        )
 
     def _engine(self, lease: Lease) -> Engine:
         around, manner = self._around, self._manner

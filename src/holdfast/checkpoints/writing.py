@@ -62,6 +62,8 @@ class ResourceWriter:
     engine: Engine
     previous: Mapping[bytes, Entry]
     """What the checkpoint before has of it, by path; without what needs reading again."""
+    previous_info: Mapping[str, Any] = field(default_factory=dict)
+    """What its plug-in kept there."""
     _entries: list[Entry] = field(default_factory=list)
     _left_out: list[tuple[str, str]] = field(default_factory=list)
     _left_out_count: int = 0
@@ -71,6 +73,11 @@ class ResourceWriter:
     def add(self, entry: Entry) -> None:
         """Take an entry whose chunks are in the bank; each path once."""
         self._entries.append(entry)
+
+    @property
+    def left_out(self) -> tuple[str, str] | None:
+        """The first entry that was left out, and why; None if none was."""
+        return self._left_out[0] if self._left_out else None
 
     def leave_out(self, path: bytes, why: str) -> None:
         """Tell that an entry is not in the checkpoint, and why."""

@@ -80,6 +80,7 @@ class PluginBench:
             start_workers=start,
             open_source=_no_source,
             on_progress=lambda _entries, _bytes, _total: None,
+            keep_lease=lambda: None,
         )
         context = HookContext(
             resource=resource,
