@@ -18,6 +18,8 @@ from holdfast.proof.digests import Algorithm, Digest, digest_of, new_digest
 
 _ZEROS = bytes(BLOCK_BYTES)
 _RETRY_AFTER_S = 0.05
+_AHEAD_FILES = 64
+"""Small files that are fetched from a medium at once: one after the other, each waits for it."""
 
 Digests = Iterator[int | FileDigest | HoldfastError]
 
@@ -82,17 +84,39 @@ class Hasher:
         wanted = [item for item in batch if item.sides & Side.SOURCE]
         observed_ns = self.clock.now_ns()
         remote = self._ask_source(wanted)
-        drop_cache = self.cache is CacheUse.DROP
-        targets = {
-            item.number: self._read(self.target, item, drop_cache=drop_cache)
-            for item in batch
-            if item.sides & Side.TARGET
-        }
+        targets = self._read_targets([item for item in batch if item.sides & Side.TARGET])
         sources = self._read_source(wanted, remote, observed_ns)
         return [
             HashResult(item.number, sources.get(item.number), targets.get(item.number))
             for item in batch
         ]
+
+    def _read_targets(self, items: list[HashItem]) -> dict[int, Reading]:
+        """Return what the target holds; from its medium many small files come at once."""
+        found: dict[int, Reading] = {}
+        drop_cache = self.cache is CacheUse.DROP
+        is_here = self.target.digest_files([], self.algorithm, drop_cache=drop_cache) is None
+        for at in range(0, len(items), _AHEAD_FILES):
+            page = items[at : at + _AHEAD_FILES]
+            begun = {item.number for item in page if drop_cache and is_here and self._begin(item)}
+            for item in page:
+                is_due = drop_cache and item.number not in begun
+                found[item.number] = self._read(self.target, item, drop_cache=is_due)
+        return found
+
+    def _begin(self, item: HashItem) -> bool:
+        """Have a small file read from the medium soon, whoever waits for another; say if so."""
+        if item.size_bytes > BLOCK_BYTES:
+            return False
+        try:
+            reader = self.target.open_file(item.path)
+        except HoldfastError:
+            return False  # Whoever reads it then meets that, too.
+        try:
+            reader.drop_cache()
+        finally:
+            reader.close()
+        return True
 
     def _ask_source(self, items: list[HashItem]) -> Digests | None:
         """Have the source begin to digest what it can digest itself."""

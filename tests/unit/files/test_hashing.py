@@ -28,7 +28,8 @@ class Bench:
     def __init__(self, pace: SimPace | None = None) -> None:
         self.clock = SimClock()
         self.pace = pace or SimPace()
-        self.tree = SimDirectory(clock=self.clock)
+        self.faults = SimFaults()
+        self.tree = SimDirectory(clock=self.clock, faults=self.faults)
         self.hasher = Hasher(
             source=None,
             target=self.tree,
@@ -158,3 +159,31 @@ def test_damage_in_words() -> None:
     said = describe_damage(runs)
     assert said.startswith("18 blocks differ: bytes 0-2097152, 4194304-6291456")
     assert said.endswith(", ...")
+
+
+def test_small_files_are_asked_of_the_medium_before_one_is_read() -> None:
+    """One after the other, each would wait for it; every file is asked for once all the same."""
+    bench = Bench()
+    names = [b"f%03d" % number for number in range(100)]
+    for name in names:
+        put_file(bench.tree, name, name * 10)
+    put_file(bench.tree, b"large", b"x" * (BLOCK_BYTES + 1))
+    looks: list[tuple[str, bytes]] = []
+    bench.faults.on_look = lambda _number, call, path: looks.append((call, path))
+    batch = [*names, b"gone", b"large"]
+
+    results = bench.hasher.read(
+        tuple(
+            HashItem(at, name, Side.TARGET, BLOCK_BYTES + 1 if name == b"large" else 10)
+            for at, name in enumerate(batch)
+        )
+    )
+
+    found = [result.target.digest if result.target else None for result in results]
+    wanted = [digest_of(Algorithm.BLAKE3, name * 10) for name in names]
+    assert found == [*wanted, None, digest_of(Algorithm.BLAKE3, b"x" * (BLOCK_BYTES + 1))]
+    dropped = [path for call, path in looks if call == "drop_cache"]
+    assert dropped == [*names, b"large"]
+    first_read = next(at for at, (call, _) in enumerate(looks) if call == "read_into")
+    assert sum(call == "drop_cache" for call, _ in looks[:first_read]) == 64
+    assert bench.tree.open_files_count == 0

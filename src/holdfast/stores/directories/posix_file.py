@@ -226,6 +226,8 @@ class PosixFile:
         """See ReadableFile."""
         with contextlib.suppress(OSError):
             os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            # Of a large file the kernel fetches but a first part.
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
 
     def write_at(self, data: Buffer, offset_bytes: int) -> None:
         """See WritableFile."""
