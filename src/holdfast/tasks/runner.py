@@ -30,7 +30,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from holdfast.errors import CancelledError, HoldfastError, StateError
+from holdfast.errors import CancelledError, HoldfastError, StateError, UnavailableError
 from holdfast.model.ids import TaskId
 from holdfast.ports import Clock
 from holdfast.tasks.journal import TaskJournal, busy
@@ -139,7 +139,10 @@ class TaskContext:
 
     def _persist(self, now_ns: int) -> None:
         self._persisted_ns = now_ns
-        self._task = self._journal.record_progress(self._task.id, self.last_told())
+        try:
+            self._task = self._journal.record_progress(self._task.id, self.last_told())
+        except UnavailableError:
+            return  # It stayed locked: what was told is told again in a while.
         self._detail = None
         if self._task.rate_requested is not None:
             self._on_rate(self._task.rate_requested or None)

@@ -20,9 +20,11 @@ from holdfast.errors import (
     InvalidRequestError,
     StateError,
     StorageFailedError,
+    UnavailableError,
 )
+from holdfast.model.ids import TaskId
 from holdfast.tasks.journal import TaskJournal
-from holdfast.tasks.model import Progress, Task, TaskState
+from holdfast.tasks.model import Progress, Task, TaskState, Told
 from holdfast.tasks.runner import Runner, TaskContext
 from holdfast.testing.clock import SimClock, SimEntropy
 
@@ -221,6 +223,36 @@ def test_progress_is_written_once_a_second_and_shown_ten_times(world: World) -> 
     assert shown[50].eta_s == pytest.approx((100_000 - shown[50].bytes_done) / 10_000)
     assert task.progress.bytes_done == 100_000
     assert task.progress.eta_s == 0
+
+
+class SlowJournal(TaskJournal):
+    """One whose disk stands still now and then, for longer than anybody waits for its lock."""
+
+    is_locked = False
+
+    def record_progress(self, task_id: TaskId, told: Told) -> Task:
+        if self.is_locked:
+            raise UnavailableError("stayed locked", code="journal-busy")
+        return super().record_progress(task_id, told)
+
+
+def test_a_journal_that_is_locked_for_long_costs_no_work(world: World) -> None:
+    """Progress is told again; what was told in between is not lost."""
+    journal = SlowJournal(world.path / "tasks.sqlite", world.clock, SimEntropy(1))
+
+    def work(context: TaskContext) -> Mapping[str, object]:
+        journal.is_locked = True
+        context.tell({"told": "while it was locked"})
+        context.progress(entries_done=1, bytes_done=100)
+        journal.is_locked = False
+        world.clock.sleep(2)
+        context.progress(entries_done=2, bytes_done=200)
+        found = world.journal.get(context.task.id)
+        return {"detail": dict(found.detail), "bytes": found.progress.bytes_done}
+
+    task = Runner(journal, world.path / "locks", world.clock).run(KIND, "/t", {}, work)
+    journal.close()
+    assert task.result == {"detail": {"told": "while it was locked"}, "bytes": 200}
 
 
 def test_a_stage_is_recorded_and_begins_its_progress_anew(world: World) -> None:
