@@ -189,6 +189,9 @@ def test_schedules_run_what_is_due(shell: Shell, tmp_path: Path) -> None:
     assert shell.run("run-schedules") == {}
     assert shell.run("schedule", "--remove", added["id"]) == {}
     shell.run("schedule", "p", "--cron", "nonsense", code=2)
+    assert shell.run("plan", "p", "--remove") == {}
+    shell.run("plan", "p", "--remove", code=10)
+    shell.run("plan", "--remove", code=2)
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,21 @@ async def test_plan_is_made_changed_and_retained(asker: Asker, tmp_path: Path) -
     assert left["id"] == dry["fates"][0]["checkpoint"]
 
 
+async def test_plan_without_checkpoints_is_removed_with_its_schedules(asker: Asker) -> None:
+    await asker.finish(await asker.ask("POST", "/plans/p/protect"))
+    (checkpoint,) = (await asker.ask("GET", "/checkpoints"))[1]["checkpoints"]
+    schedule = {"plan": "p", "cron": "0 3 * * *"}
+    assert (await asker.ask("POST", "/schedules", schedule))[0] == 201
+
+    assert (await asker.ask("DELETE", "/plans/p"))[0] == 409
+    await asker.finish(await asker.ask("DELETE", f"/checkpoints/{checkpoint['id']}"))
+    assert await asker.ask("DELETE", "/plans/p") == (200, {"plan": "p"})
+
+    assert (await asker.ask("GET", "/plans"))[1] == {"plans": []}
+    assert (await asker.ask("GET", "/schedules"))[1] == {"schedules": []}
+    assert (await asker.ask("DELETE", "/plans/p"))[0] == 404
+
+
 async def test_checkpoint_is_held_locked_and_released(asker: Asker) -> None:
     await asker.finish(await asker.ask("POST", "/plans/p/protect"))
     (checkpoint,) = (await asker.ask("GET", "/checkpoints"))[1]["checkpoints"]

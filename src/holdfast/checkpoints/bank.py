@@ -50,7 +50,6 @@ SWEEP_S: Final = 600.0
 SWEEP_WAIT_S: Final = 30.0
 _MARGIN_NS: Final = 60_000_000_000
 """Left of a lease for what is done right after it was checked."""
-_HOLDS: Final = "holds/"
 _LEASES: Final = "leases/"
 _SWEEPS: Final = "sweeps/"
 _FORMAT: Final = "holdfast-bank"
@@ -232,30 +231,6 @@ class Bank:
         """Remove the verdicts on a checkpoint that is no more."""
         for each in list(self.store.list(f"verdicts/{checkpoint_id}/")):
             self.store.delete(each.name)
-
-    def read_hold(self, checkpoint_id: CheckpointId) -> tuple[bool, int]:
-        """Return whether a checkpoint is held, and until when it is locked, for every machine."""
-        try:
-            document = json.loads(self.store.get(_HOLDS + checkpoint_id, MIB))
-            return bool(document["protected"]), int(document["lockedUntilNs"])
-        except NotFoundError:
-            return False, 0
-        except (ValueError, KeyError, TypeError):
-            return True, 0  # Somebody held it: it can be released, but not deleted unasked.
-
-    def write_hold(
-        self, checkpoint_id: CheckpointId, *, is_protected: bool, locked_until_ns: int
-    ) -> None:
-        """Keep whether a checkpoint may be deleted."""
-        document = {"protected": is_protected, "lockedUntilNs": locked_until_ns}
-        if is_protected or locked_until_ns:
-            self.store.put(_HOLDS + checkpoint_id, canonical_json(document) + b"\n")
-        else:
-            self.store.delete(_HOLDS + checkpoint_id)
-
-    def list_holds(self) -> list[CheckpointId]:
-        """Return the checkpoints of which a hold is kept."""
-        return [CheckpointId(each.name.removeprefix(_HOLDS)) for each in self.store.list(_HOLDS)]
 
     def take_lease(self, task_id: str, is_over: IsOver) -> "Lease":
         """Say that a protect is at work, and wait out sweeps.

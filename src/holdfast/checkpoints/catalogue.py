@@ -40,6 +40,7 @@ from holdfast.checkpoints.model import (
 from holdfast.errors import (
     ConflictError,
     NotFoundError,
+    StateError,
 )
 
 
@@ -145,6 +146,26 @@ class Catalogue:
             code="no-plan",
             advice="see 'holdfast checkpoints plan', or make one with --resource",
         )
+
+    def remove_plan(self, plan: Plan) -> None:
+        """Forget a plan and its schedules.
+
+        Raises:
+            StateError: `plan-in-use`: it has checkpoints, of which some may be in the making.
+        """
+        with self._database.transaction():
+            (count,) = self._sql.execute(
+                "SELECT count(*) FROM checkpoints WHERE plan = ? AND state <> 'deleted'", (plan.id,)
+            ).fetchone()
+            if count:
+                # They would bring it back: a manifest holds the plan too.
+                raise StateError(
+                    f"plan {plan.name} has {count} checkpoints",
+                    code="plan-in-use",
+                    advice="delete them first; see 'holdfast checkpoints list'",
+                )
+            self._sql.execute("DELETE FROM schedules WHERE plan = ?", (plan.id,))
+            self._sql.execute("DELETE FROM plans WHERE id = ?", (plan.id,))
 
     def begin(self, checkpoint: Checkpoint) -> None:
         """Add a checkpoint that is being made; the same again changes nothing."""

@@ -62,6 +62,7 @@ def checkpoint_routes(
         ("GET", "/plans", plans.list_plans),
         ("POST", "/plans", plans.make),
         ("GET", "/plans/{plan}", plans.show),
+        ("DELETE", "/plans/{plan}", plans.remove),
         ("POST", "/plans/{plan}/retain", plans.retain),
         ("POST", "/plans/{plan}/protect", routes.protect),
         ("GET", "/checkpoints", routes.list_checkpoints),

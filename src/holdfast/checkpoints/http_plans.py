@@ -74,6 +74,12 @@ class PlanRoutes:
         plan = await self._work.call(work)
         return JSONResponse(plan_result(plan), 201, {"Location": f"{PREFIX}/plans/{plan.id}"})
 
+    async def remove(self, request: Request) -> Response:
+        """Forget a plan that has no checkpoints, and its schedules."""
+        catalogue, name = self._facet.catalogue, request.path_params["plan"]
+        await self._work.call(lambda _manner: catalogue.remove_plan(catalogue.plan(name)))
+        return JSONResponse({"plan": name})
+
     async def retain(self, request: Request) -> Response:
         """Start to delete what a plan's rules do not keep; as a dry run say what and why."""
         plan, given = request.path_params["plan"], await read_body(request)

@@ -84,7 +84,14 @@ def _plan_paths() -> Json:
                 _schema("ProtectionPlan"),
             ),
         },
-        plan: _at("plan", get=_told("The plan, by name or id.", _schema("ProtectionPlan"))),
+        plan: _at(
+            "plan",
+            get=_told("The plan, by name or id.", _schema("ProtectionPlan")),
+            delete=_told(
+                "It is removed with its schedules; 409 while it has checkpoints.",
+                _object("plan", plan=_TEXT),
+            ),
+        ),
         f"{plan}/protect": _at("plan", post=_started("Protect it.", {"parameters": parameters})),
         f"{plan}/retain": _at("plan", post=retained),
         f"{PREFIX}/schedules": {

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from holdfast.checkpoints.bank import BankIdentity, make_bank, read_identity, refuse_unfit
+from holdfast.checkpoints.holds import read_hold, write_hold
 from holdfast.checkpoints.manifest import Body
 from holdfast.checkpoints.model import (
     BankId,
@@ -381,12 +382,13 @@ class Checkpoints:
         url = self._url_of(checkpoint.bank_id)
         with opened(self.around, url, checkpoint.bank_id) as open_bank:
             # In the bank first: other machines delete there too.
-            was_protected, was_locked_ns = open_bank.bank.read_hold(checkpoint.id)
+            store = open_bank.bank.store
+            was_protected, was_locked_ns = read_hold(store, checkpoint.id)
             locked_ns = max(locked_until_ns, was_locked_ns, checkpoint.locked_until_ns)
             told = was_protected or checkpoint.is_protected
             if is_protected is not None:
                 told = is_protected
-            open_bank.bank.write_hold(checkpoint.id, is_protected=told, locked_until_ns=locked_ns)
+            write_hold(store, checkpoint.id, is_protected=told, locked_until_ns=locked_ns)
         self.catalogue.set_protection(checkpoint.id, is_protected=told, locked_until_ns=locked_ns)
         return self.catalogue.checkpoint(checkpoint.id)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from holdfast.checkpoints.bank import Bank, Lease, chunk_name, stage_chunk
+from holdfast.checkpoints.holds import list_holds, read_hold, write_hold
 from holdfast.checkpoints.model import (
     Checkpoint,
     CheckpointId,
@@ -57,7 +58,7 @@ def delete_checkpoint(
     try:
         bank.delete_manifest(checkpoint.id)
         bank.delete_verdicts(checkpoint.id)
-        bank.write_hold(checkpoint.id, is_protected=False, locked_until_ns=0)
+        write_hold(bank.store, checkpoint.id, is_protected=False, locked_until_ns=0)
     except HoldfastError as error:
         catalogue.set_state(checkpoint.id, CheckpointState.ERROR_DELETING, error.message)
         raise
@@ -67,7 +68,7 @@ def delete_checkpoint(
 
 def _take_hold(around: Surroundings, bank: Bank, checkpoint_id: CheckpointId) -> None:
     """Write into the catalogue what any machine has said of holding a checkpoint."""
-    is_protected, locked_until_ns = bank.read_hold(checkpoint_id)
+    is_protected, locked_until_ns = read_hold(bank.store, checkpoint_id)
     around.catalogue.set_protection(
         checkpoint_id, is_protected=is_protected or None, locked_until_ns=locked_until_ns
     )
@@ -202,7 +203,7 @@ def examine_bank(
         if checkpoint_id not in known or not known[checkpoint_id].manifest_digest:
             recovered.append(checkpoint_id)
         context.progress(entries_done=number + 1, entries_total=len(in_bank), bytes_done=0)
-    for held in bank.list_holds():
+    for held in list_holds(bank.store):
         _take_hold(around, bank, held)
     missing_manifests = _missing_manifests(around, known, frozenset(in_bank))
     present = {found.name: found.size_bytes for found in bank.list_chunks()}

@@ -29,7 +29,7 @@ from holdfast.errors import InvalidRequestError
 from holdfast.server.local import LocalServices
 
 if TYPE_CHECKING:
-    from holdfast.checkpoints.model import Resource
+    from holdfast.checkpoints.model import Plan, Resource, Retention
 
 app = typer.Typer(
     help="Protect resources into banks, and prove, restore and keep what was protected.",
@@ -95,11 +95,18 @@ def plan(
             metavar="RULES", help="Such as last=3,daily=7,weekly=4,max_backups=20,days=90."
         ),
     ] = "",
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Remove it; it must have no checkpoints.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Make or change a plan; without a name, list all."""
+    """Make or change a plan, or remove it; without a name, list all."""
     rules = parse_retention(keep)
+    if remove and (name is None or bank or resource):
+        raise typer.BadParameter("name one plan and nothing else", param_hint="--remove")
     if context.obj is not None:
+        if name is not None and remove:
+            at_node.remove_plan(context.obj, name, json=json)
         at_node.refuse({"--encrypt": encrypt or None, "--key-file": key_file})
         wanted = [_resource(text, exclude or [], here=False) for text in resource or []]
         if name is not None and bank is not None and wanted:
@@ -110,32 +117,44 @@ def plan(
         from holdfast.checkpoints.results import plan_result
 
         facet = open_facet(services)
-        if name is None:
+        if name is not None and remove:
+            facet.catalogue.remove_plan(facet.catalogue.plan(name))
+        if name is None or remove:
             report.show_plans(map(plan_result, facet.catalogue.plans()), json=json)
             return 0
         if bank is None or not resource:
             report.show_plans([plan_result(facet.catalogue.plan(name))], json=json)
             return 0
-        from holdfast.server.checkpoints import (
-            make_bank_directory,
-            make_bank_key,
-            read_bank_key,
-        )
-
-        secret = read_bank_key(key_file) if key_file else None
-        keys = services.state / "keys"
-        key_id = make_bank_key(keys, secret) if encrypt or secret else ""
-        url = bank_url_of(bank)
-        make_bank_directory(url)
-        resources = [_resource(text, exclude or []) for text in resource]
-        made = facet.make_plan(name, url, resources, retention=rules, key_id=key_id)
+        wanted = [_resource(text, exclude or []) for text in resource]
+        made, key = _make_plan(services, name, bank, (wanted, rules), (encrypt, key_file))
         report.show_plans([plan_result(made)], json=json)
-        if made.key_id and not json:
-            print(f"key       {keys / 'banks' / made.key_id}.key: keep a copy elsewhere; without")
+        if key and not json:
+            print(f"key       {key}: keep a copy elsewhere; without")
             print("          it nothing in this bank can ever be read")
         return 0
 
     session.run(command, json=json)
+
+
+def _make_plan(
+    services: LocalServices,
+    name: str,
+    bank: str,
+    what: "tuple[list[Resource], Retention]",
+    key: tuple[bool, Path | None],
+) -> "tuple[Plan, Path | None]":
+    """Make or change a plan; return it and the file of its bank's key, if it has one."""
+    from holdfast.server.checkpoints import make_bank_directory, make_bank_key, read_bank_key
+
+    (resources, rules), (encrypt, key_file) = what, key
+    secret = read_bank_key(key_file) if key_file else None
+    keys = services.state / "keys"
+    key_id = make_bank_key(keys, secret) if encrypt or secret else ""
+    url = bank_url_of(bank)
+    make_bank_directory(url)
+    facet = open_facet(services)
+    made = facet.make_plan(name, url, resources, retention=rules, key_id=key_id)
+    return made, keys / "banks" / f"{made.key_id}.key" if made.key_id else None
 
 
 @app.command()

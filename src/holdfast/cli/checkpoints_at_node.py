@@ -129,6 +129,17 @@ def show_plans(where: Where, name: str | None, *, json: bool) -> NoReturn:
     run_at_node(where, Telling(json=json), command)
 
 
+def remove_plan(where: Where, name: str, *, json: bool) -> NoReturn:
+    """Have a plan removed, and list those that are left."""
+
+    async def command(client: "NodeClient") -> int:
+        await client.plans.remove(name)
+        report.show_plans(await client.plans.all(), json=json)
+        return 0
+
+    run_at_node(where, Telling(json=json), command)
+
+
 def make_plan(
     where: Where,
     name: str,

@@ -202,6 +202,10 @@ class NodePlans:
         """Make one, or change it; return it."""
         return await self._connection.ask("POST", _PLANS, body=request)
 
+    async def remove(self, plan: str) -> None:
+        """Remove one that has no checkpoints."""
+        await self._connection.ask("DELETE", f"{_PLANS}/{quote(plan, safe='')}")
+
     async def protect(self, plan: str, idempotency_key: str) -> StartedTask:
         """Start to protect one."""
         route = f"{_PLANS}/{quote(plan, safe='')}/protect"
