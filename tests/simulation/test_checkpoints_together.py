@@ -35,7 +35,7 @@ from holdfast.errors import (
     StorageFailedError,
     UnavailableError,
 )
-from holdfast.ports import ObjectInfo, ReadableDirectory, StorePromises
+from holdfast.ports import ObjectInfo, ObjectStore, ReadableDirectory, StorePromises
 from holdfast.stores.directories.posix import PosixReadableDirectory
 from holdfast.tasks.database import opening
 from holdfast.tasks.model import Task
@@ -50,7 +50,7 @@ from tests.support.checkpoints import (
     directory_plan,
     protect,
 )
-from tests.support.trees import pattern, write
+from tests.support.trees import pattern, read_tree, write
 
 OTHER = "sim:other"
 
@@ -727,3 +727,40 @@ def test_tree_that_cannot_be_listed_at_all_is_not_protected(world: World) -> Non
     (reason,) = told["reasons"].values()
     assert "not for you" in reason
     assert facet.get(told["checkpoint"]).state is CheckpointState.ERROR
+
+
+def test_bank_that_cannot_be_written_is_examined_and_restored_from(world: World) -> None:
+    """As a copy on a medium that is mounted read-only: the last thing there may be."""
+    facet = world.start()
+    directory_plan(facet, world.root / "one")
+    checkpoint = protect(facet)
+    facet.catalogue.close()
+    world.lose_catalogue()
+
+    def refuse(_store: ObjectStore) -> StorePromises:
+        raise DeniedError("the store is read-only", code="store-denied")
+
+    around = world.start(StoreFaults(read_only=True)).around
+    rebuilt = Checkpoints(around, refuse)
+    told: dict[str, Any] = dict(rebuilt.examine(BANK, MANNER).result or {})
+
+    assert (told["onlyInBank"], told["promises"]) == ([checkpoint], {})
+    out = world.root / "out"
+    rebuilt.restore(checkpoint, MANNER, parameters={DIRECTORY: {"target": str(out)}})
+    assert read_tree(out) == read_tree(world.root / "one")
+
+
+def test_manifest_of_another_format_hides_no_other(world: World) -> None:
+    facet = world.start()
+    directory_plan(facet, world.root / "one")
+    first, second = protect(facet), protect(facet)
+    stored = world.banks[BANK][f"manifests/{second}"]
+    stored.data = stored.data.replace(b"holdfast-checkpoint/1", b"holdfast-checkpoint/2")
+    facet.catalogue.close()
+    world.lose_catalogue()
+
+    rebuilt = world.start()
+    told: dict[str, Any] = dict(rebuilt.examine(BANK, MANNER).result or {})
+
+    assert told["onlyInBank"] == [first]
+    assert list(told["damagedManifests"]) == [second]

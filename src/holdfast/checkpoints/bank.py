@@ -30,6 +30,7 @@ from holdfast.checkpoints.sealing import Sealer
 from holdfast.errors import (
     CapacityError,
     ConflictError,
+    DeniedError,
     IntegrityError,
     NotFoundError,
     StateError,
@@ -90,6 +91,16 @@ def refuse_unfit(promises: StorePromises, place: str) -> StorePromises:
         code="store-not-consistent",
         advice="use one that does, or its setting for strong consistency",
     )
+
+
+def measured(
+    measure: Callable[[ObjectStore], StorePromises], store: ObjectStore
+) -> StorePromises | None:
+    """Return what a store keeps; None where nothing can be written, and so nothing measured."""
+    try:
+        return measure(store)
+    except (DeniedError, CapacityError, StorageFailedError):
+        return None
 
 
 def make_bank(store: ObjectStore, identity: BankIdentity) -> BankIdentity:

@@ -9,7 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from holdfast.checkpoints.bank import BankIdentity, make_bank, read_identity, refuse_unfit
+from holdfast.checkpoints.bank import (
+    BankIdentity,
+    make_bank,
+    measured,
+    read_identity,
+    refuse_unfit,
+)
 from holdfast.checkpoints.holds import read_hold, write_hold
 from holdfast.checkpoints.manifest import Body
 from holdfast.checkpoints.model import (
@@ -57,7 +63,6 @@ from holdfast.tasks.model import Task, TaskState
 from holdfast.tasks.runner import TaskContext
 
 GRACE_S = 24 * 3600.0
-FATES_NAMED_MAX = 1000
 
 MeasurePromises = Callable[[Any], StorePromises]
 
@@ -277,7 +282,7 @@ class Checkpoints:
             quiet = Manner(jobs=manner.jobs)
             fates = self.retain(plan.id, quiet, dry_run=False)
             deleted = sum(not fate.keep for fate in fates)
-            named = [fate_result(fate) for fate in fates[:FATES_NAMED_MAX]]
+            named = [fate_result(fate) for fate in fates]
             return {"keptCount": len(fates) - deleted, "deletedCount": deleted, "fates": named}
 
         subject = f"plan {plan.id} retention"
@@ -302,12 +307,12 @@ class Checkpoints:
         def work(open_bank: OpenBank, context: TaskContext) -> Mapping[str, object]:
             from holdfast.checkpoints.upkeep import examine_bank, recover_plans
 
-            promises = self._measure_promises(open_bank.bank.store)
+            promises = measured(self._measure_promises, open_bank.bank.store)
             identity = open_bank.bank.identity
             self._remember_bank(bank_url, identity, promises)
             result = examine_bank(self.around, open_bank, trusted, context)
             recover_plans(self.around, open_bank, self._url_of(identity.id))
-            return result | {"promises": promises._asdict()}
+            return result | {"promises": promises._asdict() if promises else {}}
 
         return self._run_on_bank("checkpoints.examine", bank_url, request, work, manner)
 
@@ -330,11 +335,8 @@ class Checkpoints:
     def get(self, checkpoint_id: str) -> Checkpoint:
         """Return a checkpoint by its id, or by the beginning of one that only it has."""
         self._settle()
-        found = [
-            each
-            for each in self.catalogue.list_checkpoints()
-            if len(checkpoint_id) >= 4 and each.id.startswith(checkpoint_id.lower())
-        ]
+        known = self.catalogue.list_checkpoints() if len(checkpoint_id) >= 4 else []
+        found = [each for each in known if each.id.startswith(checkpoint_id.lower())]
         if len(found) == 1:
             return found[0]
         if len(found) > 1:
@@ -383,13 +385,11 @@ class Checkpoints:
         with opened(self.around, url, checkpoint.bank_id) as open_bank:
             # In the bank first: other machines delete there too.
             store = open_bank.bank.store
-            was_protected, was_locked_ns = read_hold(store, checkpoint.id)
+            was_held, was_locked_ns = read_hold(store, checkpoint.id)
             locked_ns = max(locked_until_ns, was_locked_ns, checkpoint.locked_until_ns)
-            told = was_protected or checkpoint.is_protected
-            if is_protected is not None:
-                told = is_protected
-            write_hold(store, checkpoint.id, is_protected=told, locked_until_ns=locked_ns)
-        self.catalogue.set_protection(checkpoint.id, is_protected=told, locked_until_ns=locked_ns)
+            held = was_held or checkpoint.is_protected if is_protected is None else is_protected
+            write_hold(store, checkpoint.id, is_protected=held, locked_until_ns=locked_ns)
+        self.catalogue.set_protection(checkpoint.id, is_protected=held, locked_until_ns=locked_ns)
         return self.catalogue.checkpoint(checkpoint.id)
 
     def _make_bank(self, url: str, key_id: str) -> tuple[BankId, str]:
@@ -425,9 +425,10 @@ class Checkpoints:
         around.load_bank_key(identity.key_id)
         return identity.id, identity.key_id
 
-    def _remember_bank(self, url: str, identity: BankIdentity, promises: StorePromises) -> None:
-        told = ",".join(name for name, holds in promises._asdict().items() if holds)
-        self.catalogue.add_bank(identity.id, url, identity.key_id, told)
+    def _remember_bank(self, url: str, bank: BankIdentity, promises: StorePromises | None) -> None:
+        kept = promises._asdict().items() if promises else ()
+        told = ",".join(name for name, holds in kept if holds)
+        self.catalogue.add_bank(bank.id, url, bank.key_id, told)
 
     def _url_of(self, bank_id: BankId) -> str:
         for known, url, _, _ in self.catalogue.banks():

@@ -27,12 +27,21 @@ from holdfast.checkpoints.rules import check_deletable
 from holdfast.checkpoints.running import OpenBank, Surroundings
 from holdfast.checkpoints.segments import chunks_of
 from holdfast.checkpoints.verdicts import decode_verdict
-from holdfast.errors import HoldfastError, IntegrityError, NotFoundError, StateError
+from holdfast.errors import (
+    CapacityError,
+    HoldfastError,
+    IntegrityError,
+    NotFoundError,
+    StateError,
+    UnsupportedError,
+)
 from holdfast.tasks.runner import TaskContext
 
 NAMED_MAX = 25
 QUARANTINE_NS = 30 * 86_400 * 10**9
 """Damaged chunks are kept so long, to be looked at, and then swept."""
+_UNREADABLE = (IntegrityError, NotFoundError, CapacityError, UnsupportedError)
+"""What one manifest may be, and must not keep the others from being read."""
 PUT_NS = 3600 * 10**9
 """A put that began so long ago was cut off: verifications put beside a sweep."""
 
@@ -193,7 +202,7 @@ def examine_bank(
     for number, checkpoint_id in enumerate(in_bank):
         try:
             needs = _recover(open_bank, around, checkpoint_id, known, signers)
-        except (IntegrityError, NotFoundError) as error:
+        except _UNREADABLE as error:
             damaged[checkpoint_id] = error.message
             continue
         except StateError as error:
@@ -383,7 +392,10 @@ def recover_plans(around: Surroundings, open_bank: OpenBank, url: str) -> None:
     for checkpoint in catalogue.list_checkpoints(bank_id=identity.id):
         if checkpoint.plan_id in known or not checkpoint.manifest_digest:
             continue
-        signed, body = open_bank.read_manifest(checkpoint.id)
+        try:
+            signed, body = open_bank.read_manifest(checkpoint.id)
+        except _UNREADABLE:
+            continue  # Another of its checkpoints may tell.
         name = body.plan_name
         if name in names:
             name = f"{name} {checkpoint.plan_id[:8]}"
