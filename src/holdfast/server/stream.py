@@ -18,6 +18,7 @@ import selectors
 import signal
 import socket
 import ssl
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -221,6 +222,8 @@ class _Listener:
             status = 0
         except (OSError, HoldfastError):
             status = 0  # The client is gone, or was told.
+        except Exception:  # noqa: BLE001 the outermost loop of a session
+            traceback.print_exc()
         finally:
             os._exit(status)
 

@@ -454,3 +454,16 @@ def test_a_source_without_descriptors_left_goes_on(root: Path) -> None:
     with contextlib.closing(server.open(patience_s=5)) as again:
         assert again.list_names(ROOT_PATH)
     server.stop()
+
+
+def test_a_defect_of_a_session_is_seen(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It ends that client's process alone, and not without a word."""
+
+    def broken(_token: bytes | None, _names: tuple[str, ...]) -> frozenset[Permission]:
+        raise RuntimeError("a defect of ours")
+
+    server = StreamServer(os.fsencode(root), authorize=broken).start()
+    with pytest.raises(UnavailableError):
+        server.open(patience_s=0.3)
+    server.stop()
+    assert "a defect of ours" in capfd.readouterr().err
