@@ -114,7 +114,8 @@ class KeptProcess:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), backoff_s(crashes))
                 return
-            with contextlib.suppress(UnavailableError):
+            # OSError: no process or descriptor is to be had just now.
+            with contextlib.suppress(UnavailableError, OSError):
                 await self.start()
                 crashes = 0
 
