@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from holdfast.checkpoints.manifest import MALFORMED
 from holdfast.checkpoints.model import BankId, CheckpointId, ChunkId, ChunkResult
 from holdfast.checkpoints.sealing import Sealer
 from holdfast.errors import (
@@ -134,7 +135,7 @@ def read_identity(store: ObjectStore) -> BankIdentity | None:
         )
     except NotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except MALFORMED as error:
         raise IntegrityError(
             f"{IDENTITY} in {store.describe()} is damaged",
             code="bad-bank",
@@ -258,7 +259,8 @@ class Bank:
                 raise UnavailableError(
                     f"the bank {self.identity.id} is being swept",
                     code="bank-sweeping",
-                    advice="try again in some minutes",
+                    advice="try again in some minutes; if it lasts and nobody sweeps, remove what "
+                    "is left below sweeps/ in the bank",
                 )
             self._clock.sleep(0.1)
         return lease
@@ -351,7 +353,7 @@ def _expiry(store: ObjectStore, name: str) -> int:
         return int(json.loads(store.get(name, MIB))["expiresNs"])
     except NotFoundError:
         return 0
-    except (ValueError, KeyError, TypeError):
+    except MALFORMED:
         # Unreadable: whose it was cannot be told, so it is waited for by its age alone.
         found = store.head(name)
         return 0 if found is None else found.modified_ns + int(LEASE_S * 1e9)

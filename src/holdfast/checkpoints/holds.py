@@ -3,6 +3,7 @@
 import json
 from typing import Final
 
+from holdfast.checkpoints.manifest import MALFORMED
 from holdfast.checkpoints.model import CheckpointId
 from holdfast.errors import NotFoundError
 from holdfast.model.limits import MIB
@@ -19,7 +20,7 @@ def read_hold(store: ObjectStore, checkpoint_id: CheckpointId) -> tuple[bool, in
         return bool(document["protected"]), int(document["lockedUntilNs"])
     except NotFoundError:
         return False, 0
-    except (ValueError, KeyError, TypeError):
+    except MALFORMED:
         return True, 0  # Somebody held it: it can be released, but not deleted unasked.
 
 

@@ -35,6 +35,8 @@ from holdfast.proof.statement import canonical_json
 if TYPE_CHECKING:
     from holdfast.proof.signature import SigningKey
 
+MALFORMED: Final = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
+"""What reading JSON of another's raises where that is not what it should be."""
 FIRST_LINE: Final = b"holdfast-checkpoint/1\n"
 LEFT_OUT_MAX: Final = 100
 """Entries left out that a manifest names; the count tells of all."""
@@ -115,7 +117,7 @@ def decode_manifest(data: bytes, bank_id: BankId, checkpoint_id: CheckpointId) -
         statement = _parse_statement(json.loads(line))
         spelt = canonical_json(_statement_document(statement)) + b"\n"
         is_one_spelling = data == FIRST_LINE + spelt + _signature_line(public_key, value)
-    except (ValueError, KeyError, TypeError) as error:
+    except MALFORMED as error:
         _refuse(checkpoint_id, f"it cannot be read ({type(error).__name__})")
     if not is_one_spelling:
         _refuse(checkpoint_id, "it is not spelt as this format is")
@@ -150,7 +152,7 @@ def decode_body(data: bytes) -> Body:
             plan_resources=tuple(parse_resource(each) for each in document["planResources"]),
             records=tuple(_parse_record(each) for each in document["records"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except MALFORMED as error:
         raise IntegrityError(
             f"the body of a manifest cannot be read ({type(error).__name__})",
             code="bad-manifest",

@@ -2,6 +2,7 @@
 
 import json
 
+from holdfast.checkpoints.manifest import MALFORMED
 from holdfast.checkpoints.model import Depth, Verdict, Verified
 from holdfast.proof.statement import canonical_json
 
@@ -32,5 +33,5 @@ def decode_verdict(data: bytes) -> Verified | None:
             task_id=str(document["task"]),
             bad=tuple(str(key) for key in document["bad"]),
         )
-    except (ValueError, KeyError, TypeError):
+    except MALFORMED:
         return None

@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdfast.checkpoints.bank import Bank, BankIdentity, read_identity
 from holdfast.checkpoints.cutting import Cutter
+from holdfast.checkpoints.holds import read_hold
 from holdfast.checkpoints.manifest import (
     Body,
     Statement,
@@ -37,11 +39,13 @@ from holdfast.checkpoints.packing import is_fresh
 from holdfast.checkpoints.results import fitted
 from holdfast.checkpoints.sealing import BankKey, Sealer
 from holdfast.checkpoints.segments import Entry, Part, chunks_of, decode_segment, encode_segments
+from holdfast.checkpoints.verdicts import decode_verdict
 from holdfast.errors import DeniedError, IntegrityError, UnsupportedError
 from holdfast.model.limits import CHUNK_BYTES_MAX, CHUNK_BYTES_MIN
 from holdfast.model.tree import FileKind, Stat
 from holdfast.proof.signature import SigningKey
-from holdfast.testing.clock import SimEntropy
+from holdfast.testing.clock import SimClock, SimEntropy
+from holdfast.testing.objects import SimObjectStore
 
 KEY = BankKey(bytes(range(32)))
 SIGNER = SigningKey.from_seed(bytes(32))
@@ -273,3 +277,30 @@ def test_result_that_is_too_long_is_cut_and_says_so(
         assert told["isCut"]
         assert len(json.dumps(told)) < len(json.dumps(result))
         assert len(json.dumps(told)) <= limit
+
+
+@pytest.mark.parametrize("number", ["1e999", "Infinity", "NaN"])
+def test_numbers_that_are_none_are_damage(number: str) -> None:
+    """Of a manifest, a body, an identity, a lease and a hold: told as such, never a defect."""
+    clock = SimClock()
+    store = SimObjectStore(clock)
+    nested = b"[" * 100_000
+    store.put("bank.json", b'{"version":1,"id":"x","key":"","createdNs":%s}' % number.encode())
+    with pytest.raises(IntegrityError):
+        read_identity(store)
+    for data in (b'{"planName":%s,"retention":{}}' % number.encode(), nested):
+        with pytest.raises(IntegrityError):
+            decode_body(data)
+    line = b'{"bank":"b","checkpoint":"c","plan":"p","createdNs":%s}\n' % number.encode()
+    for statement in (line, nested + b"\n"):
+        data = b"holdfast-checkpoint/1\n" + statement + b'{"publicKey":"00","value":"00"}\n'
+        with pytest.raises(IntegrityError):
+            decode_manifest(data, BankId("b"), CheckpointId("c"))
+    assert decode_verdict(b'{"atNs":%s}' % number.encode()) is None
+    assert decode_verdict(nested) is None
+    store.put("holds/c", b'{"protected":false,"lockedUntilNs":%s}' % number.encode())
+    assert read_hold(store, CheckpointId("c")) == (True, 0)
+    identity = BankIdentity(id=BankId("b"), key_id="", created_ns=1)
+    for place in ("leases", "sweeps"):
+        store.put(f"{place}/task-x", b'{"expiresNs":%s}' % number.encode())
+    assert Bank(store, identity, clock).begin_sweep("task-y", lambda _task: False) is None
