@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from holdfast.errors import ConflictError, NotFoundError
+from holdfast.errors import ConflictError, InvalidRequestError, NotFoundError
 from holdfast.model.limits import BLOCK_BYTES, STREAM_WINDOW_BYTES, STREAM_WORKING_BYTES
 from holdfast.model.tree import Signature, Stat, display_path, signature_of
 from holdfast.ports import FileDigest
@@ -118,10 +118,15 @@ class NodeFile:
 
     def digest_prefix(self, end: int) -> bytes | None:
         """See ReadableFile."""
-        if not self._request.algorithm or self._was_lost:
+        if not self._request.algorithm:
             return None
         request = SizeRequest(self._request.handle, end)
-        return self._call(Kind.HASH, request, Kind.HASHED, HashedReply).digest
+        try:
+            return self._call(Kind.HASH, request, Kind.HASHED, HashedReply).digest
+        except InvalidRequestError:
+            if self._was_lost:
+                return None  # Lost meanwhile; the file that was opened anew has no digest.
+            raise
 
     def drop_cache(self) -> None:
         """See ReadableFile."""

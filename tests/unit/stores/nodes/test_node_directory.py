@@ -288,6 +288,23 @@ def test_digests_taken_whole_leave_the_connection_as_it_was(
     tree.close()
 
 
+def test_a_prefix_whose_digest_was_lost_is_read(server: StreamServer, root: Path) -> None:
+    """The link goes while the source digests what is here already: it is read instead."""
+    tree = server.open(patience_s=5)
+    tree.expect([], "blake3")
+    reader = tree.open_file(b"large")
+    assert reader.digest_prefix(MIB) is not None
+    server.stop()
+    server.start()
+
+    assert reader.digest_prefix(2 * MIB) is None
+    buffer = memoryview(bytearray(MIB))
+    assert reader.read_into(buffer, MIB) == MIB
+    assert bytes(buffer) == (root / "large").read_bytes()[MIB : 2 * MIB]
+    reader.close()
+    tree.close()
+
+
 def test_a_digest_of_a_hole_is_told_of_while_it_is_taken(server: StreamServer, root: Path) -> None:
     """In steps, as of data: else a large hole takes longer than an answer may."""
     with open(root / "sparse", "wb") as file:
