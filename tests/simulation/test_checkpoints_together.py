@@ -764,3 +764,31 @@ def test_manifest_of_another_format_hides_no_other(world: World) -> None:
 
     assert told["onlyInBank"] == [first]
     assert list(told["damagedManifests"]) == [second]
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_restore_that_was_cut_off_goes_on_and_no_other_does(world: World, stages: int) -> None:
+    """Only where it had begun is what it finds at the target its own."""
+    facet = world.start()
+    directory_plan(facet, world.root / "one")
+    checkpoint, out = protect(facet), world.root / "out"
+    given = {DIRECTORY: {"target": str(out)}}
+    entered: list[str] = []
+
+    def interrupt(task: Task) -> None:
+        entered.append(task.stage)
+        if entered.count("restoring") == stages:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        facet.restore(checkpoint, replace(MANNER, listener=interrupt), parameters=given)
+    write(out / "a", b"in part")
+
+    again = world.start()
+    if stages == 1:
+        with pytest.raises(StateError, match="not empty"):
+            again.restore(checkpoint, MANNER, parameters=given)
+        assert (out / "a").read_bytes() == b"in part"
+    else:
+        again.restore(checkpoint, MANNER, parameters=given)
+        assert read_tree(out) == read_tree(world.root / "one")

@@ -30,8 +30,7 @@ from holdfast.ports import ReadableDirectory
 TYPE: Final = "Holdfast::Directory"
 _PROGRESS_ENTRIES: Final = 1024
 
-OnProgress = Callable[[int, int, int | None], None]
-RestoreTree = Callable[[CheckpointTree, bytes, Mapping[str, Any], OnProgress], Mapping[str, Any]]
+RestoreTree = Callable[[CheckpointTree, bytes, HookContext], Mapping[str, Any]]
 """Copies a tree of a checkpoint to a place on this machine and returns what to tell of it."""
 
 
@@ -80,9 +79,7 @@ class DirectoryPlugin:
         target = str(context.parameters.get("target") or context.resource.id)
         context.new_ids[context.resource.key] = target
         place = os.fsencode(target)
-        told = self._restore_tree(
-            context.reader.tree(), place, context.parameters, context.on_progress
-        )
+        told = self._restore_tree(context.reader.tree(), place, context)
         context.report |= told
 
 

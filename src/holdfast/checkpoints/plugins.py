@@ -53,6 +53,10 @@ class HookContext:
     """Told with the result of the operation; JSON."""
     on_progress: Callable[[int, int, int | None], None] = lambda _entries, _bytes, _total: None
     """Tell entries done, bytes done and bytes in all; raises CancelledError to have it stop."""
+    is_begun: bool = False
+    """While restoring: whether an earlier attempt of the same task had begun with the resource."""
+    on_begin: Callable[[], None] = lambda: None
+    """While restoring: tell, durably, that from now on the target is changed."""
     new_ids: dict[str, str] = field(default_factory=dict)
     """While restoring: the key of each resource restored so far, and the id it has now."""
 

@@ -7,9 +7,11 @@ the first byte, resumed after an interruption, verified, with a signed proof.
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from holdfast.checkpoints.directories import OnProgress
+from blake3 import blake3
+
 from holdfast.checkpoints.model import Checkpoint, ResourceStatus
 from holdfast.checkpoints.plugins import HookContext, OperationKind
 from holdfast.checkpoints.running import (
@@ -46,11 +48,7 @@ class TreeRestorer:
         self._jobs = jobs
 
     def __call__(
-        self,
-        tree: CheckpointTree,
-        target: bytes,
-        parameters: Mapping[str, Any],
-        on_progress: OnProgress,
+        self, tree: CheckpointTree, target: bytes, context: HookContext
     ) -> Mapping[str, Any]:
         """Restore; the parameters are `overwrite` and `verify` (full, incremental or none).
 
@@ -58,10 +56,11 @@ class TreeRestorer:
             ConflictError: `not-empty`: something is there, and `overwrite` was not asked for.
             IntegrityError: `not-restored`: not everything was; the report says what.
         """
-        target = os.path.abspath(target)
+        target, parameters = os.path.abspath(target), context.parameters
         identity = tree.describe()
         place = f"/checkpoint/{identity['checkpoint']}/{identity['resource']}"
-        if not parameters.get("overwrite") and _holds_anything(target):
+        may_replace = parameters.get("overwrite") or context.is_begun
+        if not may_replace and _holds_anything(target):
             raise ConflictError(
                 f"{display_path(target)} is not empty",
                 code="not-empty",
@@ -72,15 +71,21 @@ class TreeRestorer:
 
         def listen(task: Task) -> None:
             now = task.progress
-            on_progress(now.entries_done, now.bytes_done, now.bytes_total)
+            context.on_progress(now.entries_done, now.bytes_done, now.bytes_total)
 
         # A store that cannot be forked is read here, by one worker.
         jobs = self._jobs if tree.is_forkable else 1
         prove = mode is not VerificationMode.NONE
         manner = FilesManner(jobs=jobs, prove=prove, listener=listen)
         options = CopyOptions(verify=mode, cache=CacheUse.KEEP)
+        context.on_begin()
         task = Files(around).copy(os.fsencode(place), target, options, manner)
         return _report(task.id, task.result or {}, target)
+
+
+def _short(key: str) -> str:
+    """Return what tells one resource from another where many are written down."""
+    return blake3(key.encode("utf-8", "surrogatepass")).hexdigest(length=16)
 
 
 def _opener(
@@ -162,9 +167,17 @@ class RestoreRun:
         self._parameters = parameters
         self._resource = resource
         self._context = context
+        found = context.task.detail.get("begun")
+        self._begun: list[str] = list(found) if isinstance(found, list) else []
+        """Of the resources with which this attempt or one before it has begun."""
 
     def _on_progress(self, entries: int, size_bytes: int, total_bytes: int | None) -> None:
         self._context.progress(entries_done=entries, bytes_done=size_bytes, bytes_total=total_bytes)
+
+    def _begin(self, key: str) -> None:
+        self._begun.append(_short(key))
+        self._context.tell({"begun": self._begun})
+        self._context.enter("restoring")  # This writes it down.
 
     def run(self) -> dict[str, object]:
         """Do it and return the result of the task."""
@@ -191,6 +204,8 @@ class RestoreRun:
                 parameters=parameters_for(record.resource, self._parameters),
                 info=dict(record.info),
                 reader=self._open.reader(record, self._checkpoint.id),
+                is_begun=_short(record.resource.key) in self._begun,
+                on_begin=partial(self._begin, record.resource.key),
                 new_ids=new_ids,
                 on_progress=self._on_progress,
             )
