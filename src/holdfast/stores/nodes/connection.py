@@ -5,7 +5,8 @@ Invariants:
 2. A source that comes back as another tree (host, path, device or inode of its root differ), or
    without the tree, is refused with ConflictError (`source-replaced`), whatever was in progress.
 3. Every wait ends: an attempt to connect after CONNECT_S, an answer after ANSWER_S, and trying
-   again after `patience_s` since the last answer, with UnavailableError.
+   again after `patience_s` since the last answer, with UnavailableError; a source that says it is
+   full is waited for longer.
 """
 
 import os
@@ -44,6 +45,9 @@ ANSWER_S: Final = 30.0
 FRAME_S: Final = 60.0
 """For one frame of at most FRAME_BYTES_MAX, once it began."""
 PATIENCE_S: Final = 180.0
+FULL_PATIENCE_S: Final = 3600.0
+"""With a source that is there and has no place, for whoever had one: it is others that have it,
+such as more workers of the same task than the source serves, and they come to an end."""
 FIRST_PATIENCE_S: Final = 10.0
 """With a source that never answered: its address may be wrong."""
 _RETRY_FIRST_S: Final = 0.05
@@ -322,6 +326,8 @@ class Connection:
         patience_s = self._patience_s
         if self._root is None and not isinstance(error, HoldfastError):
             patience_s = min(patience_s, FIRST_PATIENCE_S)
+        elif self._root is not None and isinstance(error, HoldfastError):
+            patience_s = max(patience_s, FULL_PATIENCE_S)
         if (now_ns - self._failing_since_ns) / 1e9 + pause_s > patience_s:
             if isinstance(error, HoldfastError):
                 raise error

@@ -399,6 +399,22 @@ def test_pages_of_nothing_end_a_listing() -> None:
                 client.list_names(b"a")
 
 
+def test_a_place_at_a_full_source_is_waited_for(root: Path) -> None:
+    """C3: whoever was served before, such as one worker of many, is not given up: others finish."""
+    server = StreamServer(os.fsencode(root), connections_max=1).start()
+    tree = server.open(patience_s=0.2)
+    tree.close()
+    other = server.open(patience_s=5)
+    leaving = threading.Timer(1.5, other.close)
+    leaving.start()
+
+    assert tree.stat(b"large").kind is FileKind.FILE
+
+    leaving.join()
+    tree.close()
+    server.stop()
+
+
 def test_patience_ends(proxy: CutProxy, server: StreamServer) -> None:
     """C3: each call gives up in a bounded time, and says what to do."""
     tree = server.open(port=proxy.port, patience_s=0.5)
