@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.support.preloaded import run_preloaded
+
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = 65534
 TIMEOUT_S = 180.0
@@ -43,7 +45,11 @@ class Holdfast:
     environment: dict[str, str] = field(default_factory=dict)
 
     def __call__(self, *arguments: Argument, timeout_s: float = TIMEOUT_S) -> Completed:
-        """Run it to its end."""
+        """Run it to its end; forked where it is loaded already, if it is as any other."""
+        if self.user is None and self.interpreter == sys.executable:
+            words = [os.fsdecode(argument) for argument in arguments]
+            code, out, err = run_preloaded(words, self._environment(), timeout_s)
+            return Completed(code, _text(out), _text(err))
         process = self.start(*arguments)
         try:
             stdout, stderr = process.communicate(timeout=timeout_s)
