@@ -132,6 +132,7 @@ def _load() -> None:
     from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: F401
 
     import holdfast.cli.demo
+    import holdfast.client.heads
     import holdfast.server.checkpoints
     import holdfast.server.volumes
     import holdfast.stores.registers.sqlite  # noqa: F401
