@@ -133,6 +133,7 @@ def _load() -> None:
 
     import holdfast.cli.demo
     import holdfast.client.heads
+    import holdfast.client.node
     import holdfast.server.checkpoints
     import holdfast.server.volumes
     import holdfast.stores.registers.sqlite  # noqa: F401
