@@ -1,8 +1,8 @@
 """The command in a process of its own that begins in a moment: forked where it is loaded already.
 
 An interpreter imports holdfast once, waits for requests and forks for each; the fork takes on
-arguments, environment, directory and streams and runs `python -m holdfast` to its end as any
-interpreter would. What is not tested by this is the start itself: use `Holdfast.start` for that.
+arguments, environment and streams and runs `python -m holdfast` to its end as any interpreter
+would. What is not tested by this is the start itself: use `Holdfast.start` for that.
 
 Run as a program, this file is that interpreter.
 """
@@ -20,32 +20,49 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from typing import Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 _NUMBER: Final = struct.Struct("=q")
+
+
+class Interpreter(NamedTuple):
+    """What a command is run by."""
+
+    path: str
+    search_path: str
+    """Its PYTHONPATH, or nothing."""
+    user: int | None
+    """Whom it runs as, if not as who runs the tests."""
 
 
 class Preloaded:
     """An interpreter that has the command loaded; one command at a time."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, interpreter: Interpreter) -> None:
+        environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
+        if interpreter.search_path:
+            environment["PYTHONPATH"] = interpreter.search_path
         self._socket, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno())],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
+        with contextlib.ExitStack() as opened:
+            opened.callback(self._socket.close)
+            with theirs:
+                self._process = subprocess.Popen(
+                    [interpreter.path, __file__, str(theirs.fileno())],
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                    **as_user(interpreter.user),
+                )
+            opened.pop_all()
 
     def run(
         self, words: Sequence[str], environment: Mapping[str, str], timeout_s: float
     ) -> tuple[int, bytes, bytes]:
         """Run it to its end; return its exit code, or minus the signal, and what it said."""
         with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-            request = json.dumps([words, dict(environment), os.getcwd()]).encode()
+            request = json.dumps([words, dict(environment)]).encode()
             streams = [stdout.fileno(), stderr.fileno()]
             socket.send_fds(self._socket, [_NUMBER.pack(len(request))], streams)
             self._socket.sendall(request)
@@ -55,7 +72,6 @@ class Preloaded:
                 status = _receive_number(self._socket)
             except BaseException:
                 os.killpg(process_id, signal.SIGKILL)
-                self.close()
                 raise
             self._socket.settimeout(None)
             for stream in (stdout, stderr):
@@ -68,23 +84,40 @@ class Preloaded:
         self._process.wait()
 
 
-_idle: list[Preloaded] = []
+def as_user(user: int | None) -> dict[str, Any]:
+    """Return what makes a process of `subprocess` that of a user without privileges."""
+    return {} if user is None else {"user": user, "group": user, "extra_groups": []}
+
+
+_idle: dict[Interpreter, list[Preloaded]] = {}
 
 
 def run_preloaded(
-    words: Sequence[str], environment: Mapping[str, str], timeout_s: float
+    interpreter: Interpreter,
+    words: Sequence[str],
+    environment: Mapping[str, str],
+    timeout_s: float,
 ) -> tuple[int, bytes, bytes]:
-    """Run the command to its end; return its exit code, or minus the signal, and what it said."""
-    preloaded = _idle.pop() if _idle else Preloaded(environment)
-    ended = preloaded.run(words, environment, timeout_s)
-    _idle.append(preloaded)
+    """Run the command to its end; return its exit code, or minus the signal, and what it said.
+
+    An OSError says that the interpreter cannot be had here.
+    """
+    idle = _idle.setdefault(interpreter, [])
+    preloaded = idle.pop() if idle else Preloaded(interpreter)
+    try:
+        ended = preloaded.run(words, environment, timeout_s)
+    except BaseException:
+        preloaded.close()
+        raise
+    idle.append(preloaded)
     return ended
 
 
 @atexit.register
 def _close_idle() -> None:
-    while _idle:
-        _idle.pop().close()
+    for idle in _idle.values():
+        for preloaded in idle:
+            preloaded.close()
 
 
 def _receive(sender: socket.socket, size_bytes: int) -> bytes:
@@ -92,7 +125,7 @@ def _receive(sender: socket.socket, size_bytes: int) -> bytes:
     while len(received) < size_bytes:
         part = sender.recv(size_bytes - len(received))
         if not part:
-            raise EOFError
+            raise ConnectionResetError
         received += part
     return received
 
@@ -109,7 +142,7 @@ def _serve(requests: socket.socket) -> None:
         if not size:
             sys.exit()
         size += _receive(requests, _NUMBER.size - len(size))
-        words, environment, directory = json.loads(_receive(requests, *_NUMBER.unpack(size)))
+        words, environment = json.loads(_receive(requests, *_NUMBER.unpack(size)))
         process_id = os.fork()
         if process_id == 0:
             requests.close()
@@ -117,7 +150,6 @@ def _serve(requests: socket.socket) -> None:
             for number, stream in enumerate(streams, start=1):
                 os.dup2(stream, number)
                 os.close(stream)
-            os.chdir(directory)
             os.environ.clear()
             os.environ.update(environment)
             sys.argv = ["holdfast", *words]
