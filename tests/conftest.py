@@ -5,6 +5,7 @@ By hand every run of a property looks at other examples, so that over the days m
 the same ones are looked at each time, so that a change is judged by what it changed.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -24,6 +25,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # The tests start interpreters by the hundred: each would compile the product anew.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+def pytest_collection_finish() -> None:
+    """Keep all tests that were found out of every later search for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

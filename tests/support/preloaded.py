@@ -72,6 +72,8 @@ class Preloaded:
                 status = _receive_number(self._socket)
             except BaseException:
                 os.killpg(process_id, signal.SIGKILL)
+                self._socket.settimeout(None)
+                _receive_number(self._socket)
                 raise
             self._socket.settimeout(None)
             for stream in (stdout, stderr):
