@@ -2,7 +2,8 @@
 
 An interpreter imports holdfast once, waits for requests and forks for each; the fork takes on
 arguments, environment and streams and runs `python -m holdfast` to its end as any interpreter
-would. What is not tested by this is the start itself: use `Holdfast.start` for that.
+would. Directory, limits and namespaces are those of the first command that was run so. What is not
+tested by this is the start itself: use `Holdfast.start` for that.
 
 Run as a program, this file is that interpreter.
 """
