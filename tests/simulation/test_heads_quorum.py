@@ -151,7 +151,7 @@ MUTANTS = {
 }
 
 
-@pytest.mark.parametrize("instances_count", [3, 5])
+@pytest.mark.parametrize("instances_count", [3, pytest.param(5, marks=pytest.mark.slow)])
 def test_no_read_falls_behind_what_was_seen(instances_count: int) -> None:
     acknowledged = 0
     for seed, history in enumerate(_sound_runs(instances_count)):
