@@ -54,8 +54,9 @@ def tracked_files(root: Path = ROOT) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
+@cache
 def modules(*folders: str) -> list[Module]:
-    """Return every Python file tracked below these folders."""
+    """Return every Python file tracked below these folders; read once, for all rules."""
     found = [
         parse_module(str(path.relative_to(ROOT)), path.read_text())
         for path in tracked_files()

@@ -4,6 +4,7 @@ Method: walk the subclasses that exist; generate the reference anew and compare;
 on a class, a table and a page made wrong here.
 """
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -54,7 +55,7 @@ def test_reference_is_what_the_code_says() -> None:
 
 
 def test_stale_reference_is_found(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, GENERATOR, "--into", tmp_path], check=True)
+    shutil.copytree(ROOT / "docs" / "reference", tmp_path, dirs_exist_ok=True)
     page = tmp_path / "errors.md"
     page.write_text(page.read_text().replace("disk is full", "disk is fine"))
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.command import Completed, Holdfast
 from tests.support.trees import make_tree, pattern, read_tree, write
 
 
@@ -23,29 +24,24 @@ class Shell:
     """Runs holdfast with a state of its own."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
         self.state = root / "state"
-        self._environment = os.environ | {"HOLDFAST_STATE": str(self.state)}
+        self._holdfast = Holdfast(state=self.state)
 
     def run(self, *words: str, code: int = 0) -> dict[str, Any]:
         """Run a command on checkpoints with --json and return what it printed last."""
-        done = subprocess.run(
-            self.words(*words, "--json"), env=self._environment, capture_output=True, text=True
-        )
-        assert done.returncode == code, done.stdout + done.stderr
+        done = self.end(*words)
+        assert done.exit == code, done
         lines = done.stdout.splitlines()
         told: dict[str, Any] = json.loads(lines[-1]) if lines else {}
         return told
 
+    def end(self, *words: str) -> Completed:
+        """Run a command on checkpoints with --json to whatever end it has."""
+        return self._holdfast("checkpoints", *words, "--json")
+
     def start(self, *words: str) -> "subprocess.Popen[bytes]":
         """Start a command."""
-        return subprocess.Popen(
-            self.words(*words, "--quiet"), env=self._environment, stdout=subprocess.DEVNULL
-        )
-
-    def words(self, *words: str) -> list[str]:
-        """Return the command line."""
-        return [sys.executable, "-m", "holdfast", "checkpoints", *words]
+        return self._holdfast.start("checkpoints", *words, "--quiet")
 
 
 @pytest.fixture
@@ -124,10 +120,9 @@ def test_killed_at_any_moment_the_same_command_goes_on(shell: Shell, tmp_path: P
     bank = tmp_path / "bank"
     shell.run("plan", "p", "--bank", str(bank), "--resource", str(tree))
     for delay_s in (0.3, 0.5, 0.7, 0.9, 1.1):
-        started = shell.start("protect", "p")
-        time.sleep(delay_s)
-        started.send_signal(signal.SIGKILL)
-        started.wait()
+        with shell.start("protect", "p") as started:
+            time.sleep(delay_s)
+            started.send_signal(signal.SIGKILL)
         shutil.rmtree(bank / "leases", ignore_errors=True)
     checkpoint = shell.run("protect", "p")["checkpoint"]
 
@@ -157,12 +152,7 @@ def test_changed_files_are_told_and_never_mixed(shell: Shell, tmp_path: Path) ->
     )
     try:
         shell.run("plan", "p", "--bank", str(tmp_path / "bank"), "--resource", str(tree))
-        done = subprocess.run(
-            shell.words("protect", "p", "--json"),
-            env=os.environ | {"HOLDFAST_STATE": str(shell.state)},
-            capture_output=True,
-            text=True,
-        )
+        done = shell.end("protect", "p")
     finally:
         writer.kill()
         writer.wait()
@@ -170,7 +160,7 @@ def test_changed_files_are_told_and_never_mixed(shell: Shell, tmp_path: Path) ->
     out = tmp_path / "out"
     shell.run("restore", result["checkpoint"], "--target", str(out))
     if result["leftOutCount"]:
-        assert done.returncode == 13
+        assert done.exit == 13
         assert result["leftOut"][0] == {
             "resource": f"Holdfast::Directory#{tree}", "path": "moving", "why": "changed",
         }  # fmt: skip

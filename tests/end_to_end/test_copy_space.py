@@ -22,7 +22,7 @@ SIZE_BYTES = 96 * MIB
 pytestmark = [needs_root, pytest.mark.needs_root]
 
 
-@pytest.fixture(params=["tmpfs", "ext4"])
+@pytest.fixture(params=["tmpfs", pytest.param("ext4", marks=pytest.mark.slow)])
 def small(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """A file system with room for less than 100 MiB."""
     place = tmp_path / "small"

@@ -32,8 +32,19 @@ def store() -> Iterator[StoreProcess]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def service(
+    store: StoreProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServiceProcess]:
+    """One for all that leave it as it was, but for heads of their own."""
+    directory = tmp_path_factory.mktemp("heads")
+    with running_service(directory, f"ICKPT.StoreEndpoints={store.url}/v1/") as running:
+        yield running
+
+
 @pytest.fixture
-def service(store: StoreProcess, tmp_path: Path) -> Iterator[ServiceProcess]:
+def own_service(store: StoreProcess, tmp_path: Path) -> Iterator[ServiceProcess]:
+    """One for a test that ends it, or looks below `tmp_path / "heads"`."""
     with running_service(tmp_path / "heads", f"ICKPT.StoreEndpoints={store.url}/v1/") as running:
         yield running
 
@@ -41,9 +52,9 @@ def service(store: StoreProcess, tmp_path: Path) -> Iterator[ServiceProcess]:
 def test_bug_1_post_with_nothing_pending_blocks_nobody(
     service: ServiceProcess, store: StoreProcess
 ) -> None:
-    one, other = store.put("/v1/a/c/one"), store.put("/v1/a/c/other")
+    one, other = store.put("/v1/a/bug-1/one"), store.put("/v1/a/bug-1/other")
 
-    assert service("POST", "/x", one).status == 410
+    assert service("POST", "/x1", one).status == 410
     assert service.write(one, b"v").status == 200
     assert service.write(other, b"v").status == 200
 
@@ -51,32 +62,32 @@ def test_bug_1_post_with_nothing_pending_blocks_nobody(
 def test_bug_2_delete_of_a_key_never_put_blocks_nobody(
     service: ServiceProcess, store: StoreProcess
 ) -> None:
-    one = store.put("/v1/a/c/one")
+    one = store.put("/v1/a/bug-2/one")
 
-    assert service("DELETE", "/x", one).status == 204
-    assert service("POST", "/x", one).status == 200
+    assert service("DELETE", "/x2", one).status == 204
+    assert service("POST", "/x2", one).status == 200
     assert service.write(one, b"v").status == 200
     assert service.value(one) == b"v"
 
 
 def test_bug_3_register_that_cannot_write_ends_the_service_and_a_restart_recovers(
-    service: ServiceProcess, store: StoreProcess, tmp_path: Path
+    own_service: ServiceProcess, store: StoreProcess, tmp_path: Path
 ) -> None:
     one = store.put("/v1/a/c/one")
     for number in range(10):
-        service.write(one, b"%d" % number * 4096)
-    service.write(one, b"v1")
+        own_service.write(one, b"%d" % number * 4096)
+    own_service.write(one, b"v1")
     if shutil.which("prlimit") is None:
         pytest.skip("no prlimit")
     # From here on the register's files cannot grow, though the log can: a disk that fails.
-    subprocess.run(["prlimit", f"--pid={service.process.pid}", "--fsize=30000"], check=True)
+    subprocess.run(["prlimit", f"--pid={own_service.process.pid}", "--fsize=30000"], check=True)
 
-    put = service("PUT", "/x", one, body=b"v2")
-    post = service("POST", "/x", one)
+    put = own_service("PUT", "/x", one, body=b"v2")
+    post = own_service("POST", "/x", one)
 
     assert (put.status, post.status) in [(204, 500), (204, 504)]
-    assert service.process.wait(timeout=30) == 21
-    assert "closed to all but a restart" in service.log.read_text()
+    assert own_service.process.wait(timeout=30) == 21
+    assert "closed to all but a restart" in own_service.log.read_text()
     with running_service(tmp_path / "heads", f"ICKPT.StoreEndpoints={store.url}/v1/") as again:
         assert again.value(one) == b"v1"
         assert again.write(one, b"v3").status == 200
@@ -92,7 +103,7 @@ def test_bug_4_long_and_strange_names_have_heads(
 
 
 def test_bug_5_database_directory_can_be_searched_by_its_owner_only(
-    service: ServiceProcess, tmp_path: Path
+    own_service: ServiceProcess, tmp_path: Path
 ) -> None:
     mode = stat.S_IMODE((tmp_path / "heads" / "db").stat().st_mode)
 
@@ -100,11 +111,11 @@ def test_bug_5_database_directory_can_be_searched_by_its_owner_only(
 
 
 def test_bug_6_acknowledged_commit_is_flushed_and_survives_a_kill(
-    service: ServiceProcess, store: StoreProcess, tmp_path: Path
+    own_service: ServiceProcess, store: StoreProcess, tmp_path: Path
 ) -> None:
     one = store.put("/v1/a/c/one")
-    service.write(one, b"v1")
-    service.stop(signal.SIGKILL)
+    own_service.write(one, b"v1")
+    own_service.stop(signal.SIGKILL)
 
     with running_service(tmp_path / "heads", f"ICKPT.StoreEndpoints={store.url}/v1/") as again:
         assert again.value(one) == b"v1"
@@ -115,10 +126,10 @@ def test_bug_6_acknowledged_commit_is_flushed_and_survives_a_kill(
 def test_bug_7_deleted_head_never_comes_back_from_the_store(
     service: ServiceProcess, store: StoreProcess
 ) -> None:
-    one = store.put("/v1/a/c/one", b"older")
+    one = store.put("/v1/a/bug-7/one", b"older")
     service.write(one, b"newer")
-    service("DELETE", "/d", one)
-    service("POST", "/d", one)
+    service("DELETE", "/d7", one)
+    service("POST", "/d7", one)
 
     assert service("GET", "/", one).status == 404
 
@@ -126,18 +137,18 @@ def test_bug_7_deleted_head_never_comes_back_from_the_store(
 def test_bug_9_right_to_read_does_not_move_a_head(
     service: ServiceProcess, store: StoreProcess
 ) -> None:
-    one = store.put("/v1/a/c/one")
+    one = store.put("/v1/a/bug-9/one")
     service.write(one, b"v1")
-    service("PUT", "/p", one, body=b"v2")
+    service("PUT", "/p9", one, body=b"v2")
 
     refused = [
-        service(method, "/p", one, token="reader", body=b"mine").status
+        service(method, "/p9", one, token="reader", body=b"mine").status
         for method in ("PUT", "DELETE", "POST")
     ]
 
     assert refused == [403] * 3
     assert service("GET", "/", one, token="reader").body == b"v1"
-    assert service("PUT", "/p", one, token="").status == 401
+    assert service("PUT", "/p9", one, token="").status == 401
 
 
 def test_bug_10_service_fetches_nothing_for_others_and_shows_no_foreign_body(
@@ -147,13 +158,13 @@ def test_bug_10_service_fetches_nothing_for_others_and_shows_no_foreign_body(
         canary.settimeout(0.3)
         port = canary.getsockname()[1]
         for host in ("127.0.0.1", "localhost", "127.1", "2130706433", "[::1]", "169.254.169.254"):
-            answer = service("GET", "/", f"http://{host}:{port}/v1/a/c/o")
+            answer = service("GET", "/", f"http://{host}:{port}/v1/a/bug-10/o")
             assert (answer.status, answer.json["code"]) == (403, "store-not-allowed")
         with pytest.raises(TimeoutError):
             canary.accept()
-    secret = store.put("/v1/a/c/secret", b"body of the store")
+    secret = store.put("/v1/a/bug-10/secret", b"body of the store")
     for method in ("PUT", "DELETE", "POST"):
-        assert b"body of the store" not in service(method, "/x", secret).body
+        assert b"body of the store" not in service(method, "/x10", secret).body
 
 
 def test_bug_11_port_in_use_is_a_start_error(service: ServiceProcess, tmp_path: Path) -> None:
@@ -211,11 +222,11 @@ def test_bug_13_old_writer_cannot_replace_a_newer_head(store: StoreProcess, tmp_
 
 
 def test_command_line_uses_service_and_file(
-    service: ServiceProcess, store: StoreProcess, tmp_path: Path
+    own_service: ServiceProcess, store: StoreProcess, tmp_path: Path
 ) -> None:
     one = store.put("/v1/a/c/one")
     holdfast = Holdfast(state=tmp_path / "state", environment={"HOLDFAST_TOKEN": "owner"})
-    at = ("--server", service.url)
+    at = ("--server", own_service.url)
 
     copy = holdfast("heads", "get", one, *at, "--json")
     put = holdfast("heads", "put", one, "v1", *at, "--json")
@@ -226,7 +237,7 @@ def test_command_line_uses_service_and_file(
     gone = holdfast("heads", "get", one, *at)
     told = holdfast("heads", "status", one, "/none", *at, "--json")
     past = holdfast("heads", "history", one, *at)
-    service.stop()
+    own_service.stop()
     silent = holdfast("heads", "get", one, *at)
     (file,) = (tmp_path / "heads" / "db").glob("*.sqlite")
     lines = holdfast("heads", "history", f"ickpt/{one}", "--register", file, "--json")

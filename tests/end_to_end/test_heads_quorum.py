@@ -81,7 +81,7 @@ def _read(quorum: QuorumClient, name: HeadName) -> Awaitable[object]:
     return quorum.read(name)
 
 
-@pytest.mark.parametrize("is_growing", [False, True])
+@pytest.mark.parametrize("is_growing", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_one_dead_service_holds_up_neither_reads_nor_writes(world: World, is_growing: bool) -> None:
     world.act(_write(b"1 1"), is_growing=is_growing)
     world.services[1].stop(9)

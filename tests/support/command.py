@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.support.preloaded import Interpreter, as_user, run_preloaded
+
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = 65534
 TIMEOUT_S = 180.0
@@ -43,14 +45,12 @@ class Holdfast:
     environment: dict[str, str] = field(default_factory=dict)
 
     def __call__(self, *arguments: Argument, timeout_s: float = TIMEOUT_S) -> Completed:
-        """Run it to its end."""
-        process = self.start(*arguments)
-        try:
-            stdout, stderr = process.communicate(timeout=timeout_s)
-        except BaseException:
-            kill_group(process)
-            raise
-        return Completed(process.returncode, _text(stdout), _text(stderr))
+        """Run it to its end, forked where it is loaded already."""
+        environment = self._environment()
+        interpreter = Interpreter(self.interpreter, environment.get("PYTHONPATH", ""), self.user)
+        words = [os.fsdecode(argument) for argument in arguments]
+        code, stdout, stderr = run_preloaded(interpreter, words, environment, timeout_s)
+        return Completed(code, _text(stdout), _text(stderr))
 
     def start(self, *arguments: Argument) -> "subprocess.Popen[bytes]":
         """Start it in a process group of its own; whoever starts it ends it."""
@@ -61,7 +61,7 @@ class Holdfast:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            **({} if self.user is None else _as_user(self.user)),
+            **as_user(self.user),
         )
 
     def copy(self, source: Argument, target: Argument, *options: Argument) -> Completed:
@@ -82,10 +82,6 @@ class Holdfast:
         kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
         kept["LC_ALL"] = "C.UTF-8"
         return kept | {"HOLDFAST_STATE": str(self.state)} | self.environment
-
-
-def _as_user(user: int) -> dict[str, Any]:
-    return {"user": user, "group": user, "extra_groups": []}
 
 
 def _text(raw: bytes) -> str:

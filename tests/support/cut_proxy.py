@@ -1,7 +1,6 @@
 """A TCP proxy in a thread that cuts, stalls or garbles what passes, when told to."""
 
 import contextlib
-import select
 import socket
 import threading
 
@@ -12,6 +11,7 @@ class CutProxy:
     def __init__(self, port: int) -> None:
         self._target = port
         self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(0.1)
         self.port: int = self._listener.getsockname()[1]
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._stopped = threading.Event()
@@ -43,11 +43,10 @@ class CutProxy:
     def _run(self) -> None:
         while not self._stopped.is_set():
             try:
-                ready, _, _ = select.select([self._listener], [], [], 0.1)
-                if not ready:
-                    continue
                 client, _ = self._listener.accept()
-            except (OSError, ValueError):
+            except TimeoutError:
+                continue
+            except OSError:
                 return
             self.connections_count += 1
             if self.is_down:

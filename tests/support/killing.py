@@ -56,7 +56,9 @@ class KilledCopy:
         self._chance = random.Random(self.seed)
         self._new_generation()
         began = time.monotonic()
-        assert self.holdfast("--version").exit == 0
+        started = self.holdfast.start("--version")
+        started.communicate()
+        assert started.returncode == 0
         self._startup_s = time.monotonic() - began
 
     def kill(self, times: int) -> None:
