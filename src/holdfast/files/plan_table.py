@@ -1,9 +1,18 @@
 """The plan in hand, in the ledger of its pair: rows in path order, and what became of each."""
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 
-from holdfast.files.model import Action, CopyOutcome, Finding, PlanItem, Reason, SettleResult
+from holdfast.files.model import (
+    Action,
+    CopyOutcome,
+    Decision,
+    Finding,
+    PlanItem,
+    Reason,
+    SettleResult,
+)
 from holdfast.model.tree import FileKind
 
 _PAGE_ROWS = 4096
@@ -76,6 +85,16 @@ class PlanTable:
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             # Plain text: sqlite3 is slow to take a subclass of it.
             [(*i[:2], str(i[2]), str(i[3]), str(i[4]), *i[5:7], i[7] and str(i[7])) for i in items],
+        )
+
+    def add_files(
+        self, number: int, paths: list[bytes], sizes_bytes: Sequence[int], decision: Decision
+    ) -> None:
+        """Store rows of files that nothing is displaced for, numbered from `number`."""
+        self._connection.executemany(
+            "INSERT INTO plan (number, path, action, reason, kind, size)"
+            f" VALUES (?, ?, '{decision.action.value}', '{decision.reason.value}', 'file', ?)",
+            zip(count(number), paths, sizes_bytes, strict=False),
         )
 
     def refuse(self, number: int) -> None:

@@ -5,6 +5,7 @@ A path here is relative to a root, is raw bytes (names on Linux are bytes, and a
 The root itself is the empty path. Paths are ordered as bytes, everywhere.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import blake2b
@@ -52,6 +53,41 @@ class Stat(NamedTuple):
     links_count: int
     allocated_bytes: int
     """Bytes on the medium; smaller than size_bytes where the file is sparse."""
+
+
+class StatColumns(NamedTuple):
+    """The states of several entries, field by field as in Stat, which is cheaper where all count.
+
+    Every column is as long as the others.
+    """
+
+    kind: tuple[FileKind, ...]
+    size_bytes: tuple[int, ...]
+    mtime_ns: tuple[int, ...]
+    ctime_ns: tuple[int, ...]
+    inode: tuple[int, ...]
+    device: tuple[int, ...]
+    mode: tuple[int, ...]
+    uid: tuple[int, ...]
+    gid: tuple[int, ...]
+    links_count: tuple[int, ...]
+    allocated_bytes: tuple[int, ...]
+
+    def rows(self) -> Iterator[Stat]:
+        """Return the states one by one."""
+        return map(Stat._make, zip(*self, strict=True))
+
+    def part(self, start: int, end: int) -> "StatColumns":
+        """Return the states of [start, end)."""
+        return StatColumns._make([column[start:end] for column in self])
+
+
+assert StatColumns._fields == Stat._fields
+
+
+def columns_of(stats: Iterable[Stat]) -> StatColumns:
+    """Return states, of which there is at least one, field by field."""
+    return StatColumns._make(zip(*stats, strict=True))
 
 
 class Signature(NamedTuple):

@@ -239,11 +239,11 @@ def test_memory_is_that_of_the_directories_on_the_way() -> None:
     entries = iter(listing)
     tracemalloc.start()
     try:
-        count = sum(1 for _ in itertools.islice(entries, 50_000))
+        count = sum(1 for _ in itertools.islice(entries, 100_000))
         _, first_peak = tracemalloc.get_traced_memory()
         count += sum(1 for _ in entries)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert count == 200_200
-    assert peak < 1.1 * first_peak < 2_000_000
+    assert peak < 1.2 * first_peak < 2_000_000  # Some is what the interpreter keeps at hand.
