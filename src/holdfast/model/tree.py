@@ -5,10 +5,11 @@ A path here is relative to a root, is raw bytes (names on Linux are bytes, and a
 The root itself is the empty path. Paths are ordered as bytes, everywhere.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import blake2b
+from types import MappingProxyType
 from typing import NamedTuple
 
 from holdfast.errors import InvalidRequestError
@@ -104,15 +105,14 @@ def signature_of(stat: Stat) -> Signature:
     return Signature(stat.size_bytes, stat.mtime_ns, stat.ctime_ns, stat.inode)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metadata:
+class Metadata(NamedTuple):
     """What is set on an entry beside its content."""
 
     mode: int
     mtime_ns: int
     uid: int
     gid: int
-    xattrs: dict[bytes, bytes] = field(default_factory=dict)
+    xattrs: Mapping[bytes, bytes] = MappingProxyType({})
 
 
 def digest_xattrs(xattrs: dict[bytes, bytes]) -> bytes:
@@ -128,9 +128,7 @@ def digest_xattrs(xattrs: dict[bytes, bytes]) -> bytes:
 
 def metadata_of(stat: Stat, xattrs: dict[bytes, bytes]) -> Metadata:
     """Return what a copy of this entry is to have."""
-    return Metadata(
-        mode=stat.mode, mtime_ns=stat.mtime_ns, uid=stat.uid, gid=stat.gid, xattrs=xattrs
-    )
+    return Metadata(stat.mode, stat.mtime_ns, stat.uid, stat.gid, xattrs)
 
 
 class MetadataLoss(StrEnum):

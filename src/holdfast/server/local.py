@@ -64,7 +64,7 @@ class LocalServices:
         self.journal = TaskJournal(state / "tasks.sqlite", self.clock, self.entropy)
         self.runner = Runner(self.journal, state / "locks", self.clock)
         self._token: str | None = None
-        self._tls: "PeerTls | None" = None
+        self._tls: PeerTls | None = None
         self.files = Files(
             Surroundings(
                 state=state,
