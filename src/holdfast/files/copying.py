@@ -212,7 +212,7 @@ class Copying:
             displace(self.target, item.path, self.transfer.quarantine, flush=True)
         try:
             self.target.make_directory(item.path)
-            self.ledger.plan.mark_made(item.path)
+            self.ledger.plan.touched.mark_made(item.path)
         except ConflictError as error:
             if error.code != "exists" or not self._is_directory(item.path):
                 raise
@@ -226,7 +226,7 @@ class Copying:
 
         Cut off here, a directory is more open to its owner than it should be, until the next run.
         """
-        for path in self.ledger.plan.touched():
+        for path in self.ledger.plan.touched:
             try:
                 stat = self.target.stat(path)
                 if stat.kind is FileKind.DIRECTORY and stat.mode & 0o700 != 0o700:
@@ -277,7 +277,7 @@ class Copying:
                 batch, fresh, size_bytes, directory = Rows(), set(), 0, None
             if parent != directory:
                 directory = parent
-                if self.ledger.plan.is_made(parent):
+                if self.ledger.plan.touched.is_made(parent):
                     fresh.add(parent)
             batch.append(item)
             size_bytes += item.size_bytes
@@ -392,7 +392,7 @@ class Copying:
         remove_side_directory(self.target)
 
     def _finish_directories(self) -> None:
-        below = (path for path in self.ledger.plan.touched() if path != ROOT_PATH)
+        below = (path for path in self.ledger.plan.touched if path != ROOT_PATH)
         paths = chain(below, [ROOT_PATH])
         while page := list(islice(paths, _CHUNK_DIRECTORIES)):
             self.source.expect_metadata(page)

@@ -59,6 +59,41 @@ class LinkTable:
         )
 
 
+class TouchedTable:
+    """Directories whose own metadata must be set again after their contents moved."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        connection.execute(
+            "CREATE TEMP TABLE touched (path BLOB PRIMARY KEY,"
+            " made INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID"
+        )
+
+    def add(self, paths: Iterable[bytes]) -> None:
+        """Note directories."""
+        self._connection.executemany(
+            "INSERT OR IGNORE INTO touched (path) VALUES (?)", [(path,) for path in paths]
+        )
+
+    def mark_made(self, path: bytes) -> None:
+        """Note that this run made a directory."""
+        self._connection.execute(
+            "INSERT INTO touched VALUES (?, 1) ON CONFLICT (path) DO UPDATE SET made = 1", (path,)
+        )
+
+    def is_made(self, path: bytes) -> bool:
+        """Say whether this run made a directory."""
+        row = self._connection.execute(
+            "SELECT 1 FROM touched WHERE path = ? AND made", (path,)
+        ).fetchone()
+        return row is not None
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield noted directories, deepest first."""
+        for (path,) in self._connection.execute("SELECT path FROM touched ORDER BY path DESC"):
+            yield path
+
+
 class PlanTable:
     """The plan in hand, in path order, and what became of each item."""
 
@@ -66,10 +101,7 @@ class PlanTable:
         self._connection = connection
         self._is_indexed = False
         self.links = LinkTable(connection)
-        connection.execute(
-            "CREATE TEMP TABLE touched (path BLOB PRIMARY KEY,"
-            " made INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID"
-        )
+        self.touched = TouchedTable(connection)
 
     def clear(self) -> None:
         """Forget the plan before this one."""
@@ -103,30 +135,6 @@ class PlanTable:
             "UPDATE plan SET action = ?, reason = ? WHERE number = ?",
             (Action.REFUSE, Reason.WOULD_DELETE_TREE, number),
         )
-
-    def touch(self, paths: Iterable[bytes]) -> None:
-        """Note directories whose own metadata must be set again after their contents moved."""
-        self._connection.executemany(
-            "INSERT OR IGNORE INTO touched (path) VALUES (?)", [(path,) for path in paths]
-        )
-
-    def mark_made(self, path: bytes) -> None:
-        """Note that this run made a directory."""
-        self._connection.execute(
-            "INSERT INTO touched VALUES (?, 1) ON CONFLICT (path) DO UPDATE SET made = 1", (path,)
-        )
-
-    def is_made(self, path: bytes) -> bool:
-        """Say whether this run made a directory."""
-        row = self._connection.execute(
-            "SELECT 1 FROM touched WHERE path = ? AND made", (path,)
-        ).fetchone()
-        return row is not None
-
-    def touched(self) -> Iterator[bytes]:
-        """Yield noted directories, deepest first."""
-        for (path,) in self._connection.execute("SELECT path FROM touched ORDER BY path DESC"):
-            yield path
 
     def open_items(
         self, *actions: Action, large_from: int | None = None, small_below: int | None = None

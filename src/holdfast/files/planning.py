@@ -297,7 +297,7 @@ class Planner:
 
     def _store_page(self) -> None:
         self.ledger.plan.add(self._page)
-        self.ledger.plan.touch(self._touched)
+        self.ledger.plan.touched.add(self._touched)
         self._page.clear()
         self._touched.clear()
 

@@ -173,7 +173,7 @@ def test_touched_directories_are_those_whose_times_move_deepest_first() -> None:
         for path in (b"d", b"d/e", b"d/f", b"k"):
             tree.set_metadata(path, FileKind.DIRECTORY, METADATA)
     _, _, planner = plan(source, target)
-    assert list(planner.ledger.plan.touched()) == [b"d/f", b"d/e"]
+    assert list(planner.ledger.plan.touched) == [b"d/f", b"d/e"]
 
 
 @pytest.mark.parametrize(
