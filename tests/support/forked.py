@@ -24,7 +24,9 @@ import holdfast.server.checkpoints
 import holdfast.stores.registers.sqlite  # noqa: F401 loaded here, so that no fork has to
 from holdfast.cli.main import app, main
 
-typer.main.get_command(app)
+_GROUP = typer.main.get_group(app)
+for _name in _GROUP.list_commands(typer.Context(_GROUP)):
+    _GROUP.get_command(typer.Context(_GROUP), _name)
 
 _CHANGES: Final = frozenset(
     {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "os.truncate"}

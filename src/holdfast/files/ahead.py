@@ -1,18 +1,17 @@
 """Walks a tree in a process of its own, somewhat ahead of whoever takes its entries.
 
 Not another order or another tree: what comes is what Walk yields and tells, in the order in which
-it does, failures and exclusions in their places between the entries. What is ahead is bounded by
-what fits into a pipe and a page.
+it does, failures and exclusions in their places between the pages. What is ahead is bounded by
+what fits into a pipe and a message.
 """
 
 import pickle
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import Final, NamedTuple
 
 from holdfast.errors import HoldfastError
-from holdfast.files.listing import Exclusions, Listed, Walk
-from holdfast.model.tree import FileKind, Stat
+from holdfast.files.listing import Exclusions, Page, Walk
+from holdfast.model.tree import StatColumns
 from holdfast.ports import ReadableDirectory
 
 RunBeside = Callable[[Iterator[bytes]], Iterator[bytes]]
@@ -22,24 +21,22 @@ is raised here, in its place."""
 
 _HERE_ENTRIES: Final = 2048
 """So many are walked here first: a small tree is listed before a process would have started."""
-_PAGE_ENTRIES: Final = 512
-_KINDS: Final = tuple(FileKind)
-_CODES: Final = {kind: code for code, kind in enumerate(_KINDS)}
+_MESSAGE_ENTRIES: Final = 512
 
 
 class _Told(NamedTuple):
-    """What a walk tells between two entries."""
+    """What a walk tells between two pages."""
 
     path: bytes
     failure: HoldfastError | None
     """None for an entry that is excluded."""
 
 
-_Event = Listed | _Told
+_Event = Page | _Told
 
 
 class WalkAhead:
-    """One walk over a tree: iterate it once, then read what it met on the way."""
+    """One walk over a tree: take its pages once, then read what it met on the way."""
 
     def __init__(
         self,
@@ -57,16 +54,20 @@ class WalkAhead:
         self._on_failure = on_failure
         self._on_excluded = on_excluded
 
-    def __iter__(self) -> Iterator[Listed]:
+    def pages(self) -> Iterator[Page]:
         """Yield the entries below the root, which itself is none of them."""
         events = self._events()
         count = 0
-        for event in islice(events, _HERE_ENTRIES):
-            count += 1
-            yield from self._replay([event])
-        if count == _HERE_ENTRIES:
-            for page in self._run_beside(_encoded(events)):
-                yield from self._replay(_decode(page))
+        for event in events:
+            yield from self._replay(event)
+            count += _entries_in(event)
+            if count >= _HERE_ENTRIES:
+                break
+        else:
+            return
+        for message in self._run_beside(_encoded(events)):
+            for event in _decoded(message):
+                yield from self._replay(event)
 
     def _events(self) -> Iterator[_Event]:
         told: list[_Event] = []
@@ -76,42 +77,45 @@ class WalkAhead:
             on_failure=lambda path, error: told.append(_Told(path, error)),
             on_excluded=lambda path: told.append(_Told(path, None)),
         )
-        for listed in walk:
+        for page in walk.pages():
             if told:
                 yield from told
                 told.clear()
-            yield listed
+            yield page
         yield from told
 
-    def _replay(self, events: list[_Event]) -> Iterator[Listed]:
-        for event in events:
-            if isinstance(event, Listed):
-                yield event
-            elif event.failure is None:
-                self._on_excluded(event.path)
-            else:
-                self.failures += 1
-                self._on_failure(event.path, event.failure)
+    def _replay(self, event: _Event) -> Iterator[Page]:
+        if isinstance(event, Page):
+            yield event
+        elif event.failure is None:
+            self._on_excluded(event.path)
+        else:
+            self.failures += 1
+            self._on_failure(event.path, event.failure)
+
+
+def _entries_in(event: _Event) -> int:
+    return len(event.paths) if isinstance(event, Page) else 1
 
 
 def _encoded(events: Iterator[_Event]) -> Iterator[bytes]:
-    while page := list(islice(events, _PAGE_ENTRIES)):
-        listed = [event for event in page if isinstance(event, Listed)]
-        told = [(at, each) for at, each in enumerate(page) if isinstance(each, _Told)]
-        # In columns of plain values: several times cheaper than entry by entry.
-        columns = list(zip(*(stat for _, stat in listed), strict=True))
-        if columns:
-            columns[0] = tuple([_CODES[kind] for kind in columns[0]])
-        yield pickle.dumps(([path for path, _ in listed], columns, told), 5)
+    message: list[object] = []
+    count = 0
+    for event in events:
+        # As plain tuples: several times cheaper.
+        message.append((event.paths, tuple(event.stats)) if isinstance(event, Page) else event)
+        count += _entries_in(event)
+        if count >= _MESSAGE_ENTRIES:
+            yield pickle.dumps(message, 5)
+            message, count = [], 0
+    if message:
+        yield pickle.dumps(message, 5)
 
 
-def _decode(page: bytes) -> list[_Event]:
-    paths, columns, told = pickle.loads(page)
-    events: list[_Event] = []
-    if columns:
-        columns[0] = [_KINDS[code] for code in columns[0]]
-        stats = map(Stat._make, zip(*columns, strict=True))
-        events += map(Listed, paths, stats)
-    for at, each in told:
-        events.insert(at, each)
-    return events
+def _decoded(message: bytes) -> Iterator[_Event]:
+    for each in pickle.loads(message):
+        if isinstance(each, _Told):
+            yield each
+        else:
+            paths, columns = each
+            yield Page(paths, StatColumns._make(columns))

@@ -44,6 +44,7 @@ from holdfast.files.side_directory import (
 from holdfast.files.transfer import Batch, Transfer
 from holdfast.files.watching import TaskWatch
 from holdfast.model.limits import BATCH_BYTES_MAX, BATCH_FILES_MAX, FILE_BYTES_LARGE
+from holdfast.model.rows import Rows
 from holdfast.model.tree import (
     ROOT_PATH,
     FileKind,
@@ -211,7 +212,7 @@ class Copying:
             displace(self.target, item.path, self.transfer.quarantine, flush=True)
         try:
             self.target.make_directory(item.path)
-            self.ledger.plan.mark_made(item.path)
+            self.ledger.plan.touched.mark_made(item.path)
         except ConflictError as error:
             if error.code != "exists" or not self._is_directory(item.path):
                 raise
@@ -225,7 +226,7 @@ class Copying:
 
         Cut off here, a directory is more open to its owner than it should be, until the next run.
         """
-        for path in self.ledger.plan.touched():
+        for path in self.ledger.plan.touched:
             try:
                 stat = self.target.stat(path)
                 if stat.kind is FileKind.DIRECTORY and stat.mode & 0o700 != 0o700:
@@ -254,7 +255,7 @@ class Copying:
         while True:
             item = next(large, None)
             if item is not None:
-                yield Batch((item,), frozenset())
+                yield Batch(Rows([item]), frozenset())
             batch = next(small, None)
             if batch is not None:
                 yield batch
@@ -263,7 +264,7 @@ class Copying:
 
     def _small_batches(self, items: Iterator[PlanItem]) -> Iterator[Batch]:
         files_max = min(BATCH_FILES_MAX, max(_BATCH_FILES_MIN, self.items_total // 8))
-        batch: list[PlanItem] = []
+        batch: Rows[PlanItem] = Rows()
         fresh: set[bytes] = set()
         size_bytes = 0
         directory = None
@@ -272,16 +273,16 @@ class Copying:
             full = max(len(batch) / files_max, size_bytes / BATCH_BYTES_MAX)
             # Cut between two directories if that is not too far, so that one can be placed whole.
             if full >= 2 or (full >= 1 and parent != directory):
-                yield Batch(tuple(batch), frozenset(fresh))
-                batch, fresh, size_bytes, directory = [], set(), 0, None
+                yield Batch(batch, frozenset(fresh))
+                batch, fresh, size_bytes, directory = Rows(), set(), 0, None
             if parent != directory:
                 directory = parent
-                if self.ledger.plan.is_made(parent):
+                if self.ledger.plan.touched.is_made(parent):
                     fresh.add(parent)
             batch.append(item)
             size_bytes += item.size_bytes
         if batch:
-            yield Batch(tuple(batch), frozenset(fresh))
+            yield Batch(batch, frozenset(fresh))
 
     def _set_metadata(self, item: PlanItem) -> SettleResult:
         source = self._source_stat(item.path)
@@ -391,7 +392,7 @@ class Copying:
         remove_side_directory(self.target)
 
     def _finish_directories(self) -> None:
-        below = (path for path in self.ledger.plan.touched() if path != ROOT_PATH)
+        below = (path for path in self.ledger.plan.touched if path != ROOT_PATH)
         paths = chain(below, [ROOT_PATH])
         while page := list(islice(paths, _CHUNK_DIRECTORIES)):
             self.source.expect_metadata(page)

@@ -28,7 +28,7 @@ from holdfast.errors import (
 )
 from holdfast.files.model import CopyOutcome, Finding, Pass, SettleResult
 from holdfast.files.plan_table import PlanTable
-from holdfast.model.tree import FileKind, Signature
+from holdfast.model.tree import FileKind, Signature, Stat
 from holdfast.proof.digests import Algorithm
 
 _VERSION = 1
@@ -83,6 +83,10 @@ class Agreed(NamedTuple):
     target_ctime_ns: int | None
     target_inode: int | None
     """None where the target was not looked at, or might have changed without a trace."""
+
+
+AgreedRow = tuple[bytes, int, int, int, int, int | None, int | None, int | None]
+"""The fields of Agreed: made by the million."""
 
 
 @contextlib.contextmanager
@@ -277,7 +281,7 @@ class EntryTable:
             yield from map(_known, rows)
             after = rows[-1][0]
 
-    def agreed(self) -> Iterator[Agreed]:
+    def agreed(self) -> Iterator[list[AgreedRow]]:
         """Yield what was found equal or made so, with what it looked like, in path order."""
         query = (
             "SELECT path, size, source_mtime, source_ctime, source_inode,"
@@ -287,7 +291,7 @@ class EntryTable:
         )
         after = b""
         while rows := self._connection.execute(query, (after,)).fetchall():
-            yield from map(Agreed._make, rows)
+            yield rows
             after = rows[-1][0]
 
     def drop_stale(self, run: int) -> None:
@@ -348,3 +352,14 @@ def _known(row: Any) -> Known:
     return Known(
         path, FileKind(kind), size, mode, link, digest, xattrs, source, target, outcome, detail
     )
+
+
+def with_known(
+    pairs: Iterator[tuple[bytes, Stat | None, Stat | None]], known: Iterator[Known]
+) -> Iterator[tuple[bytes, Stat | None, Stat | None, Known | None]]:
+    """Add to each joined pair what the ledger remembers of it; all three are in path order."""
+    row = next(known, None)
+    for path, source, target in pairs:
+        while row is not None and row.path < path:
+            row = next(known, None)
+        yield path, source, target, row if row is not None and row.path == path else None

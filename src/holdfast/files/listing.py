@@ -8,9 +8,10 @@ therefore stands twice in its parent's sorted names: as `a`, where its entry is 
 where its contents are.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby, repeat
 from typing import NamedTuple
 
 from holdfast.errors import (
@@ -28,6 +29,8 @@ from holdfast.model.tree import (
     SIDE_DIRECTORY,
     FileKind,
     Stat,
+    StatColumns,
+    columns_of,
     display_path,
     join_path,
     parent_of,
@@ -44,6 +47,17 @@ class Listed(NamedTuple):
 
     path: bytes
     stat: Stat
+
+
+class Page(NamedTuple):
+    """Some entries of one directory that follow one another in a listing; at least one."""
+
+    paths: list[bytes]
+    stats: StatColumns
+
+    def part(self, start: int, end: int) -> "Page":
+        """Return the entries of [start, end)."""
+        return Page(self.paths[start:end], self.stats.part(start, end))
 
 
 class Exclusions:
@@ -118,19 +132,24 @@ class Walk:
 
     def __iter__(self) -> Iterator[Listed]:
         """Yield the entries below the root, which itself is none of them."""
-        stack = [self._entries(ROOT_PATH)]
+        for page in self.pages():
+            yield from map(Listed, page.paths, page.stats.rows())
+
+    def pages(self) -> Iterator[Page]:
+        """Yield the same entries, many at once."""
+        stack = [self._steps(ROOT_PATH)]
         while stack:
-            for path, found in stack[-1]:
-                if found is not None:
-                    yield Listed(path, found)
-                elif self._may_enter(path, len(stack)):
-                    stack.append(self._entries(path))
+            for step in stack[-1]:
+                if isinstance(step, Page):
+                    yield step
+                elif self._may_enter(step, len(stack)):
+                    stack.append(self._steps(step))
                     break
             else:
                 stack.pop()
 
-    def _entries(self, directory: bytes) -> Iterator[tuple[bytes, Stat | None]]:
-        """Yield (path, state) of each entry of one directory, and (path, None) to go down there."""
+    def _steps(self, directory: bytes) -> Iterator[Page | bytes]:
+        """Yield the entries of one directory, and the path of another where to go down there."""
         keys = self._keys(directory)
         prefix = directory + b"/" if directory else b""
         for at in range(0, len(keys), _STAT_NAMES):
@@ -139,23 +158,39 @@ class Walk:
                 [prefix + key[:-1] for key in page if key[-1] == _SLASH]
             )
             names = [key for key in page if key[-1] != _SLASH]
-            stats = iter(self.directory.stat_names(directory, names))
+            found = iter(self.directory.stat_names(directory, names))
+            paths: list[bytes] = []
+            stats: list[Stat] = []
             for key in page:
                 path = prefix + key
                 if key[-1] == _SLASH:
-                    yield path[:-1], None
+                    if stats:
+                        yield Page(paths, columns_of(stats))
+                        paths, stats = [], []
+                    yield path[:-1]
                     continue
-                found = next(stats)
-                if isinstance(found, HoldfastError):
-                    if not isinstance(found, NotFoundError):
-                        self._fail(path, found)
-                elif len(path) > PATH_BYTES_MAX:
-                    self._fail_as_too_long(path)
-                elif found.kind is FileKind.DIRECTORY and not _holds(keys, key + b"/"):
-                    # Its contents will not be listed, so they must not be taken for absent.
-                    self._fail(path, _became_directory(path))
-                else:
-                    yield path, found
+                stat = self._usable(path, next(found), keys, key)
+                if stat is not None:
+                    paths.append(path)
+                    stats.append(stat)
+            if stats:
+                yield Page(paths, columns_of(stats))
+
+    def _usable(
+        self, path: bytes, found: Stat | HoldfastError, keys: list[bytes], key: bytes
+    ) -> Stat | None:
+        """Return the state of an entry, or tell why it is left out."""
+        if isinstance(found, HoldfastError):
+            if not isinstance(found, NotFoundError):
+                self._fail(path, found)
+        elif len(path) > PATH_BYTES_MAX:
+            self._fail_as_too_long(path)
+        elif found.kind is FileKind.DIRECTORY and not _holds(keys, key + b"/"):
+            # Its contents will not be listed, so they must not be taken for absent.
+            self._fail(path, _became_directory(path))
+        else:
+            return found
+        return None
 
     def _keys(self, path: bytes) -> list[bytes]:
         """Return the sorted names of a directory, subdirectories also with a slash."""
@@ -253,3 +288,59 @@ def join_listings(
         else:
             yield left.path, left.stat, right.stat
             left, right = next(source, None), next(target, None)
+
+
+class Joined(NamedTuple):
+    """Entries that follow one another in the join of two listings, all of them on the same sides.
+
+    At least one, on at least one side.
+    """
+
+    paths: list[bytes]
+    source: StatColumns | None
+    """None where the source has none of them."""
+    target: StatColumns | None
+
+    def rows(self) -> Iterator[tuple[bytes, Stat | None, Stat | None]]:
+        """Yield them one by one, as join_listings does."""
+        source = repeat(None) if self.source is None else self.source.rows()
+        target = repeat(None) if self.target is None else self.target.rows()
+        return zip(self.paths, source, target, strict=False)
+
+
+_NO_PAGE = Page([], StatColumns._make([()] * len(StatColumns._fields)))
+
+
+def join_pages(source: Iterator[Page], target: Iterator[Page]) -> Iterator[Joined]:
+    """Merge two listings in path order, many entries at once."""
+    left, right = next(source, _NO_PAGE), next(target, _NO_PAGE)
+    while left.paths or right.paths:
+        # Up to here both listings are at hand.
+        end = min(page.paths[-1] for page in (left, right) if page.paths)
+        at, to = bisect_right(left.paths, end), bisect_right(right.paths, end)
+        yield from _join(left.part(0, at), right.part(0, to))
+        left = _rest(left, at) or next(source, _NO_PAGE)
+        right = _rest(right, to) or next(target, _NO_PAGE)
+
+
+def _rest(page: Page, start: int) -> Page | None:
+    return page.part(start, len(page.paths)) if start < len(page.paths) else None
+
+
+def _join(left: Page, right: Page) -> Iterator[Joined]:
+    if left.paths == right.paths:
+        yield Joined(left.paths, left.stats, right.stats)
+        return
+    ours, theirs = set(left.paths), set(right.paths)
+    at = to = 0
+    for (at_left, at_right), same in groupby(
+        sorted(ours | theirs), lambda path: (path in ours, path in theirs)
+    ):
+        paths = list(same)
+        at_end, to_end = at + at_left * len(paths), to + at_right * len(paths)
+        yield Joined(
+            paths,
+            left.stats.part(at, at_end) if at_left else None,
+            right.stats.part(to, to_end) if at_right else None,
+        )
+        at, to = at_end, to_end

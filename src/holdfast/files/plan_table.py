@@ -1,9 +1,18 @@
 """The plan in hand, in the ledger of its pair: rows in path order, and what became of each."""
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 
-from holdfast.files.model import Action, CopyOutcome, Finding, PlanItem, Reason, SettleResult
+from holdfast.files.model import (
+    Action,
+    CopyOutcome,
+    Decision,
+    Finding,
+    PlanItem,
+    Reason,
+    SettleResult,
+)
 from holdfast.model.tree import FileKind
 
 _PAGE_ROWS = 4096
@@ -50,43 +59,18 @@ class LinkTable:
         )
 
 
-class PlanTable:
-    """The plan in hand, in path order, and what became of each item."""
+class TouchedTable:
+    """Directories whose own metadata must be set again after their contents moved."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._is_indexed = False
-        self.links = LinkTable(connection)
         connection.execute(
             "CREATE TEMP TABLE touched (path BLOB PRIMARY KEY,"
             " made INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID"
         )
 
-    def clear(self) -> None:
-        """Forget the plan before this one."""
-        self._connection.execute("DROP INDEX IF EXISTS plan_path")
-        self._is_indexed = False
-        for table in ("plan", "touched", "links"):
-            self._connection.execute(f"DELETE FROM {table}")
-
-    def add(self, items: Iterable[PlanItem]) -> None:
-        """Store rows."""
-        self._connection.executemany(
-            "INSERT INTO plan (number, path, action, reason, kind, size, leader, displaces)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            # Plain text: sqlite3 is slow to take a subclass of it.
-            [(*i[:2], str(i[2]), str(i[3]), str(i[4]), *i[5:7], i[7] and str(i[7])) for i in items],
-        )
-
-    def refuse(self, number: int) -> None:
-        """Turn a row into one that destroys too much to be carried out."""
-        self._connection.execute(
-            "UPDATE plan SET action = ?, reason = ? WHERE number = ?",
-            (Action.REFUSE, Reason.WOULD_DELETE_TREE, number),
-        )
-
-    def touch(self, paths: Iterable[bytes]) -> None:
-        """Note directories whose own metadata must be set again after their contents moved."""
+    def add(self, paths: Iterable[bytes]) -> None:
+        """Note directories."""
         self._connection.executemany(
             "INSERT OR IGNORE INTO touched (path) VALUES (?)", [(path,) for path in paths]
         )
@@ -104,10 +88,53 @@ class PlanTable:
         ).fetchone()
         return row is not None
 
-    def touched(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[bytes]:
         """Yield noted directories, deepest first."""
         for (path,) in self._connection.execute("SELECT path FROM touched ORDER BY path DESC"):
             yield path
+
+
+class PlanTable:
+    """The plan in hand, in path order, and what became of each item."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._is_indexed = False
+        self.links = LinkTable(connection)
+        self.touched = TouchedTable(connection)
+
+    def clear(self) -> None:
+        """Forget the plan before this one."""
+        self._connection.execute("DROP INDEX IF EXISTS plan_path")
+        self._is_indexed = False
+        for table in ("plan", "touched", "links"):
+            self._connection.execute(f"DELETE FROM {table}")
+
+    def add(self, items: Iterable[PlanItem]) -> None:
+        """Store rows."""
+        self._connection.executemany(
+            "INSERT INTO plan (number, path, action, reason, kind, size, leader, displaces)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            # Plain text: sqlite3 is slow to take a subclass of it.
+            [(*i[:2], str(i[2]), str(i[3]), str(i[4]), *i[5:7], i[7] and str(i[7])) for i in items],
+        )
+
+    def add_files(
+        self, number: int, paths: list[bytes], sizes_bytes: Sequence[int], decision: Decision
+    ) -> None:
+        """Store rows of files that nothing is displaced for, numbered from `number`."""
+        self._connection.executemany(
+            "INSERT INTO plan (number, path, action, reason, kind, size)"
+            f" VALUES (?, ?, '{decision.action.value}', '{decision.reason.value}', 'file', ?)",
+            zip(count(number), paths, sizes_bytes, strict=False),
+        )
+
+    def refuse(self, number: int) -> None:
+        """Turn a row into one that destroys too much to be carried out."""
+        self._connection.execute(
+            "UPDATE plan SET action = ?, reason = ? WHERE number = ?",
+            (Action.REFUSE, Reason.WOULD_DELETE_TREE, number),
+        )
 
     def open_items(
         self, *actions: Action, large_from: int | None = None, small_below: int | None = None

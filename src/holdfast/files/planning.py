@@ -1,17 +1,21 @@
 """Makes the plan of a copy: joins both listings, asks the rules, and stores what is to be done.
 
 Touches neither tree. Memory is that of the two walks; the plan goes to the ledger in pages.
+
+What most entries of most copies are, unchanged files and new ones, is told of whole pages, and only
+of a page where it does not hold for each, entry by entry. Both ways decide the same.
 """
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
+from operator import itemgetter
 
 from holdfast.errors import HoldfastError, NotFoundError
 from holdfast.files.ahead import RunBeside, WalkAhead
-from holdfast.files.ledger import Agreed, Known, Ledger
-from holdfast.files.listing import Exclusions, Listed, Walk, join_listings
+from holdfast.files.ledger import Agreed, AgreedRow, Ledger
+from holdfast.files.listing import Exclusions, Joined, Walk, join_pages
 from holdfast.files.model import (
     Action,
     CopyOptions,
@@ -23,6 +27,7 @@ from holdfast.files.model import (
     Reason,
 )
 from holdfast.files.rules import (
+    are_same_files,
     decide,
     decide_follower,
     decide_linked,
@@ -30,12 +35,11 @@ from holdfast.files.rules import (
     ends_run,
     is_same_file,
 )
-from holdfast.model.tree import FileKind, Stat, parent_of
+from holdfast.model.tree import FileKind, Stat, StatColumns, parent_of
 from holdfast.ports import ReadableDirectory
 
 _PAGE_ROWS = 4096
-
-RowT = TypeVar("RowT", Known, Agreed)
+_PROGRESS_ENTRIES = 1024
 
 
 @dataclass(slots=True, kw_only=True)
@@ -63,7 +67,6 @@ class Planner:
     _target_entries: int = 0
     _goes_along: int = 0
     _number: int = 0
-    _kept: int = 0
     _displaced: dict[bytes, tuple[int, Action]] = field(default_factory=dict)
     """Target directories in the way of something else: the row that displaces each, its action."""
     _page: list[PlanItem] = field(default_factory=list)
@@ -85,11 +88,12 @@ class Planner:
             )
         with self.ledger.transaction():
             self.ledger.plan.clear()
-            for path, left, right, known in self._rows(source, target):
-                self._plan_one(path, left, right, known)
+            remembered = _Remembered(self.ledger.entries.agreed())
+            for joined in join_pages(
+                source.pages(), target.pages() if target is not None else iter(())
+            ):
+                self._plan_page(joined, remembered)
             self._store_page()
-        if self._kept:
-            self._counts[Action.KEEP] += self._kept
         return PlanSummary(
             counts=dict(self._counts),
             fetch_bytes=self._fetch_bytes,
@@ -102,22 +106,56 @@ class Planner:
             listing_failures=source.failures + (target.failures if target else 0),
         )
 
-    def _rows(
-        self, source: Walk, target: WalkAhead | None
-    ) -> Iterator[tuple[bytes, Stat | None, Stat | None, Agreed | None]]:
-        right: Iterator[Listed] = iter(target) if target is not None else iter(())
-        return with_known(join_listings(iter(source), right), self.ledger.entries.agreed())
+    def _plan_page(self, joined: Joined, remembered: "_Remembered") -> None:
+        count, source, target = len(joined.paths), joined.source, joined.target
+        if target is not None:
+            self._target_entries += count
+        if source is not None:
+            self._count_source(source)
+        known: list[AgreedRow | None] = [None] * count
+        if source is not None and target is not None:
+            known = remembered.take(joined.paths)
+            if are_same_files(source, target) and _all_agree(known, source, target):
+                self._counts[Action.KEEP] += count
+                return
+        elif source is not None and self._are_plain_files(source):
+            self._add_new_files(joined.paths, source)
+            return
+        for (path, left, right), row in zip(joined.rows(), known, strict=True):
+            self._plan_one(path, left, right, None if row is None else Agreed._make(row))
+
+    def _count_source(self, source: StatColumns) -> None:
+        before = self._source_entries
+        self._source_entries += len(source.kind)
+        self._source_bytes += sum(
+            size_bytes
+            for kind, size_bytes in zip(source.kind, source.size_bytes, strict=True)
+            if kind is FileKind.FILE
+        )
+        if before // _PROGRESS_ENTRIES != self._source_entries // _PROGRESS_ENTRIES:
+            self.on_progress(self._source_entries, self._source_bytes)
+
+    def _are_plain_files(self, source: StatColumns) -> bool:
+        count = len(source.kind)
+        return source.kind.count(FileKind.FILE) == count and (
+            not self.fidelity.links or source.links_count.count(1) == count
+        )
+
+    def _add_new_files(self, paths: list[bytes], source: StatColumns) -> None:
+        """Plan files without other names that the target lacks: all alike."""
+        decision = decide(next(source.rows()), None, fidelity=self.fidelity)
+        self._counts[decision.action] += len(paths)
+        self._fetch_bytes += sum(source.size_bytes)
+        room = (allocated_bytes + 4096 for allocated_bytes in source.allocated_bytes)
+        self._growth_bytes += sum(map(min, source.size_bytes, room))
+        self.ledger.plan.add_files(self._number, paths, source.size_bytes, decision)
+        self._number += len(paths)
+        self._note_touched(paths[0], FileKind.FILE, decision.action)  # One directory holds all.
+        self._store_full_page()
 
     def _plan_one(
         self, path: bytes, source: Stat | None, target: Stat | None, known: Agreed | None
     ) -> None:
-        if target is not None:
-            self._target_entries += 1
-        if source is not None:
-            self._source_entries += 1
-            self._source_bytes += source.size_bytes if source.kind is FileKind.FILE else 0
-            if not self._source_entries % 1024:
-                self.on_progress(self._source_entries, self._source_bytes)
         if source is None and self._displaced_above(path) is not None:
             # It goes to the quarantine with the directory it is in; it counts, but has no row.
             self._goes_along += 1
@@ -129,7 +167,7 @@ class Planner:
             and is_same_file(source, target)
             and _still_agree(known, source, target)
         ):
-            self._kept += 1
+            self._counts[Action.KEEP] += 1
             return
         decision = self._decide(path, source, target, known)
         leader = None
@@ -241,8 +279,7 @@ class Planner:
             )
         )
         self._note_touched(path, stat.kind, decision.action)
-        if len(self._page) >= _PAGE_ROWS:
-            self._store_page()
+        self._store_full_page()
 
     def _note_touched(self, path: bytes, kind: FileKind, action: Action) -> None:
         """Note the directories whose times the work will move."""
@@ -254,9 +291,13 @@ class Planner:
         if action is not Action.SET_METADATA and (not self._touched or self._touched[-1] != parent):
             self._touched.append(parent)
 
+    def _store_full_page(self) -> None:
+        if max(len(self._page), len(self._touched)) >= _PAGE_ROWS:
+            self._store_page()
+
     def _store_page(self) -> None:
         self.ledger.plan.add(self._page)
-        self.ledger.plan.touch(self._touched)
+        self.ledger.plan.touched.add(self._touched)
         self._page.clear()
         self._touched.clear()
 
@@ -285,6 +326,40 @@ class Planner:
         return None
 
 
+class _Remembered:
+    """What the ledger remembers of entries, taken in path order."""
+
+    def __init__(self, pages: Iterator[list[AgreedRow]]) -> None:
+        self._pages = pages
+        self._rows: list[AgreedRow] = []
+        self._at = 0
+
+    def take(self, paths: list[bytes]) -> list[AgreedRow | None]:
+        """Return the row of each path or None; paths must come in order, over all calls."""
+        rows = self._up_to(paths)
+        if list(map(_PATH, rows)) == paths:
+            return [*rows]
+        known = dict(zip(map(_PATH, rows), rows, strict=True))
+        return list(map(known.get, paths))
+
+    def _up_to(self, paths: list[bytes]) -> list[AgreedRow]:
+        found: list[AgreedRow] = []
+        while True:
+            at = bisect_right(self._rows, paths[-1], self._at, key=_PATH)
+            found += self._rows[self._at : at]
+            self._at = at
+            if len(found) > len(paths):  # There may be a million that are on neither side any more.
+                wanted = set(paths)
+                found = [row for row in found if _PATH(row) in wanted]
+            if at < len(self._rows):
+                return found
+            page = next(self._pages, None)
+            if page is None:
+                return found
+            self._rows, self._at = page, 0
+
+
+_PATH = itemgetter(0)
 _LOOKS = slice(1, 5)
 """Of a Stat and of Agreed: size, and at the source mtime, ctime and inode."""
 _MOVES = slice(2, 5)
@@ -301,12 +376,15 @@ def _still_agree(known: Agreed, source: Stat, target: Stat) -> bool:
     return known.size_bytes == target.size_bytes and known[_TARGET_LOOKS] == target[_MOVES]
 
 
-def with_known(
-    pairs: Iterator[tuple[bytes, Stat | None, Stat | None]], known: Iterator[RowT]
-) -> Iterator[tuple[bytes, Stat | None, Stat | None, RowT | None]]:
-    """Add to each joined pair what the ledger remembers of it; all three are in path order."""
-    row = next(known, None)
-    for path, source, target in pairs:
-        while row is not None and row.path < path:
-            row = next(known, None)
-        yield path, source, target, row if row is not None and row.path == path else None
+def _all_agree(known: list[AgreedRow | None], source: StatColumns, target: StatColumns) -> bool:
+    """Say of whole columns that _still_agree holds for each; there is a row for every entry."""
+    rows = [row for row in known if row is not None]
+    if len(rows) < len(known):
+        return False
+    _, *columns = zip(*rows, strict=True)
+    if columns[:4] != [*source[_LOOKS]]:
+        return False
+    target_columns = columns[4:]
+    if target_columns[1].count(None) == len(rows):
+        return True
+    return source.size_bytes == target.size_bytes and target_columns == [*target[_MOVES]]

@@ -48,7 +48,7 @@ def plan_repair(
 
 def _store(ledger: Ledger, page: list[PlanItem]) -> None:
     ledger.plan.add(page)
-    ledger.plan.touch(_touched(page))
+    ledger.plan.touched.add(_touched(page))
     page.clear()
 
 

@@ -42,7 +42,7 @@ from holdfast.model.limits import (
     FILE_BYTES_LARGE,
     RACY_NS,
 )
-from holdfast.model.tree import FileKind, Signature, Space, Stat
+from holdfast.model.tree import FileKind, Signature, Space, Stat, StatColumns
 from holdfast.proof.statement import VerificationMode
 
 _MAKE = {
@@ -111,6 +111,17 @@ def is_same_file(source: Stat, target: Stat) -> bool:
         and source[_CONTENT] == target[_CONTENT]
         and source[_MODES] == target[_MODES]
         and source.links_count == 1 == target.links_count
+    )
+
+
+def are_same_files(source: StatColumns, target: StatColumns) -> bool:
+    """Say of as many entries on both sides that is_same_file holds for each."""
+    count = len(source.kind)
+    return (
+        source.kind.count(FileKind.FILE) == target.kind.count(FileKind.FILE) == count
+        and source[_CONTENT] == target[_CONTENT]
+        and source[_MODES] == target[_MODES]
+        and source.links_count.count(1) == target.links_count.count(1) == count
     )
 
 

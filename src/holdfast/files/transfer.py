@@ -59,9 +59,10 @@ from holdfast.model.limits import (
     FILE_BYTES_LARGE,
     FLUSH_EACH_MAX,
 )
+from holdfast.model.rows import Rows
 from holdfast.model.tree import (
     FileKind,
-    Signature,
+    MetadataLoss,
     Stat,
     digest_xattrs,
     display_path,
@@ -88,7 +89,7 @@ _RETRY_AFTER_S = 0.05
 class Batch(NamedTuple):
     """Entries settled together."""
 
-    items: tuple[PlanItem, ...]
+    items: Rows[PlanItem]
     fresh: frozenset[bytes]
     """Of their directories those that this run made: such a one may be put in place whole."""
 
@@ -100,12 +101,8 @@ class _Staged(NamedTuple):
     partial: bytes
     writer: WritableFile | None
     """Open only where it will be flushed by itself."""
-    size_bytes: int
-    written_bytes: int
-    signature: Signature | None
-    digest: bytes | None
-    xattrs: bytes
-    losses: tuple[str, ...]
+    result: SettleResult
+    """What became of it, once it is durable."""
 
 
 class _ChangedError(Exception):
@@ -131,10 +128,12 @@ class Transfer:
     _staging: bytes = PARTIAL_DIRECTORY
     """Where the partial files of this batch go."""
     _fresh: frozenset[bytes] = frozenset()
+    _observed_ns: int = 0
+    """When this batch began, by the clock that stamps the source: nothing was read before."""
     _whole: dict[bytes, bytes] = field(default_factory=dict)
     """Fresh directories of this batch, and where they are made ready under their entries' names."""
 
-    def settle(self, batch: Batch) -> list[SettleResult]:
+    def settle(self, batch: Batch) -> Rows[SettleResult]:
         """Settle a batch of FETCH and MAKE_SYMLINK items; every item ends in one result.
 
         When this returns, every entry whose outcome is SETTLED survives loss of power.
@@ -149,15 +148,16 @@ class Transfer:
         self._whole = {}
         make_directories(self.target, self._staging)
         flush_each = len(batch.items) <= FLUSH_EACH_MAX
+        self._observed_ns = self.clock.now_ns() + self.source.capabilities().clock_ahead_ns
         self._fresh = frozenset() if flush_each else batch.fresh
         try:
-            return self._settle(batch.items, flush_each=flush_each)
+            return Rows(self._settle(batch.items, flush_each=flush_each))
         finally:
             # What cannot be removed now is removed by the next run, and no listing shows it.
             with contextlib.suppress(HoldfastError):
                 remove_tree(self.target, self._staging)
 
-    def _settle(self, items: tuple[PlanItem, ...], *, flush_each: bool) -> list[SettleResult]:
+    def _settle(self, items: list[PlanItem], *, flush_each: bool) -> list[SettleResult]:
         self._expect(items, whole=not flush_each)
         results: list[SettleResult] = []
         staged: list[_Staged] = []
@@ -192,7 +192,7 @@ class Transfer:
             return results + [failed_result(each.item, error) for each in staged]
         return results + self._publish(staged)
 
-    def _expect(self, items: tuple[PlanItem, ...], *, whole: bool) -> None:
+    def _expect(self, items: list[PlanItem], *, whole: bool) -> None:
         """Tell the source which files will be read whole, in one call each."""
         files = [
             ExpectedFile(item.path, item.size_bytes)
@@ -232,17 +232,16 @@ class Transfer:
 
     def _stage_once(self, item: PlanItem, *, keep_open: bool) -> _Staged | None:
         """Read a file once into its partial; None if it changed meanwhile."""
-        observed_ns = self.clock.now_ns() + self.source.capabilities().clock_ahead_ns
         if item.size_bytes <= BLOCK_BYTES and not keep_open:
             small = self._read_small(item.path)
             if small is not None:
-                return self._write_small(item, small, observed_ns) if small.is_steady else None
+                return self._write_small(item, small) if small.is_steady else None
         try:
             reader = self.source.open_file(item.path)
         except (NotFoundError, ConflictError) as error:
             raise _gone(error) from error
         try:
-            return self._stage_file(item, reader, observed_ns, keep_open=keep_open)
+            return self._stage_file(item, reader, keep_open=keep_open)
         except ConflictError as error:
             if error.code in ("replaced-while-read", "cut-short"):
                 return None
@@ -256,7 +255,7 @@ class Transfer:
         except (NotFoundError, ConflictError) as error:
             raise _gone(error) from error
 
-    def _write_small(self, item: PlanItem, small: SmallFile, observed_ns: int) -> _Staged:
+    def _write_small(self, item: PlanItem, small: SmallFile) -> _Staged:
         self.pace.take(small.size_bytes)
         stat, size_bytes = small.stat, small.size_bytes
         data = self._block(0)[:size_bytes]
@@ -265,21 +264,13 @@ class Transfer:
         partial = self._partial_of(item)
         losses = self.target.write_small(partial, data, metadata_of(stat, small.xattrs))
         self.pace.moved(size_bytes)
-        signature = signature_of(stat)
-        return _Staged(
-            item,
-            partial,
-            None,
-            size_bytes,
-            size_bytes,
-            None if is_racy(signature, observed_ns) else signature,
-            digest,
-            digest_xattrs(small.xattrs),
-            tuple(losses),
+        result = self._settled(
+            item, stat, digest, written_bytes=size_bytes, xattrs=small.xattrs, losses=losses
         )
+        return _Staged(item, partial, None, result)
 
     def _stage_file(
-        self, item: PlanItem, reader: ReadableFile, observed_ns: int, *, keep_open: bool
+        self, item: PlanItem, reader: ReadableFile, *, keep_open: bool
     ) -> _Staged | None:
         """Copy one open file into its partial; None if it changed meanwhile."""
         before = reader.stat()
@@ -306,20 +297,39 @@ class Transfer:
             xattrs = reader.xattrs()
             losses = writer.set_metadata(metadata_of(before, xattrs))
             keep = keep_open
-            return _Staged(
-                item,
-                partial,
-                writer if keep_open else None,
-                size_bytes,
-                written,
-                None if is_racy(signature, observed_ns) else signature,
-                digest,
-                digest_xattrs(xattrs),
-                tuple(losses),
+            result = self._settled(
+                item, before, digest, written_bytes=written, xattrs=xattrs, losses=losses
             )
+            return _Staged(item, partial, writer if keep_open else None, result)
         finally:
             if not keep:
                 writer.close()
+
+    def _settled(
+        self,
+        item: PlanItem,
+        read: Stat,
+        digest: bytes,
+        *,
+        written_bytes: int,
+        xattrs: dict[bytes, bytes],
+        losses: list[MetadataLoss],
+    ) -> SettleResult:
+        """Return what is to be told of a file once it is durable."""
+        signature = signature_of(read)
+        return SettleResult(
+            item.number,
+            item.path,
+            CopyOutcome.SETTLED,
+            "",
+            "",
+            read.size_bytes,
+            written_bytes,
+            None if is_racy(signature, self._observed_ns) else signature,
+            digest,
+            digest_xattrs(xattrs),
+            tuple(losses),
+        )
 
     def _check_growth(self, item: PlanItem, now: Stat) -> None:
         """Refuse a file that grew, or says so, beyond what there is room for; others go on."""
@@ -354,9 +364,10 @@ class Transfer:
         partial = self._partial_of(item)
         remove_if_there(self.target, partial)
         losses = self.target.make_symlink(partial, target, metadata_of(stat, {}))
-        return _Staged(
-            item, partial, None, len(target), len(target), None, None, b"", tuple(losses)
+        result = no_result(item, CopyOutcome.SETTLED)._replace(
+            size_bytes=len(target), written_bytes=len(target), losses=tuple(losses)
         )
+        return _Staged(item, partial, None, result)
 
     def _flush(self, staged: list[_Staged], *, flush_each: bool) -> None:
         if not staged:
@@ -391,7 +402,7 @@ class Transfer:
             flush_directories(self.target, directories | {parent_of(path) for path in placed})
         except StorageFailedError as error:
             return results + [failed_result(each.item, error) for each in named]
-        return results + [_settled(each) for each in named]
+        return results + [each.result for each in named]
 
     def _place(self, directory: bytes) -> bool:
         """Put a directory in place of the empty one this run made; return whether that could be.
@@ -441,19 +452,3 @@ def _compare(item: PlanItem, digest: bytes, given: bytes | None) -> None:
     """Raise IntegrityError if what came is not what the source says it sent."""
     if given is not None and given != digest:
         raise mismatch(f"{display_path(item.path)}: what arrived is not what the source sent")
-
-
-def _settled(each: _Staged) -> SettleResult:
-    return SettleResult(
-        each.item.number,
-        each.item.path,
-        CopyOutcome.SETTLED,
-        "",
-        "",
-        each.size_bytes,
-        each.written_bytes,
-        each.signature,
-        each.digest,
-        each.xattrs,
-        each.losses,
-    )

@@ -22,7 +22,7 @@ from holdfast.files.hashing import (
     describe_damage,
     find_damage,
 )
-from holdfast.files.ledger import Known, Ledger
+from holdfast.files.ledger import Known, Ledger, with_known
 from holdfast.files.listing import Exclusions, Listed, Walk, join_listings
 from holdfast.files.model import (
     DAMAGE,
@@ -33,7 +33,6 @@ from holdfast.files.model import (
     VerifyOutcome,
     VerifyReport,
 )
-from holdfast.files.planning import with_known
 from holdfast.files.rules import (
     ends_run,
     is_trusted,

@@ -4,10 +4,9 @@ import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from holdfast.errors import DeniedError, IntegrityError, InvalidRequestError, NotFoundError
-from holdfast.files.migration.model import PeerTls
 from holdfast.files.running import Surroundings
 from holdfast.files.service import Files
 from holdfast.model.limits import FILE_BYTES_LARGE
@@ -29,6 +28,9 @@ from holdfast.stores.processes import InlineWorkers, ProcessWorkers, collect_sel
 from holdfast.stores.system import SystemClock, SystemEntropy
 from holdfast.tasks.journal import TaskJournal
 from holdfast.tasks.runner import Runner
+
+if TYPE_CHECKING:
+    from holdfast.files.migration.model import PeerTls
 
 InT = TypeVar("InT")
 OutT = TypeVar("OutT")
@@ -93,6 +95,9 @@ class LocalServices:
             )
         self._token = token or None
         if ca is not None:
+            # Here: as below.
+            from holdfast.files.migration.model import PeerTls
+
             file = None if ca == "system" else Path(ca)
             self._tls = PeerTls(ca=file, certificate=certificate, key=certificate)
 

@@ -8,7 +8,7 @@ import pytest
 
 from holdfast.files import ahead
 from holdfast.files.ahead import RunBeside, WalkAhead
-from holdfast.files.listing import Exclusions, Walk
+from holdfast.files.listing import Exclusions, Listed, Walk
 from holdfast.model.tree import FileKind, Metadata
 from holdfast.stores.processes import run_beside
 from holdfast.testing.directory import SimDirectory
@@ -54,7 +54,8 @@ def test_comes_as_it_would_here(beside: RunBeside) -> None:
         on_failure=lambda path, error: found.append((path, error.code)),
         on_excluded=found.append,
     )
-    found.extend(walk_ahead)
+    for page in walk_ahead.pages():
+        found.extend(map(Listed, page.paths, page.stats.rows()))
 
     assert found == here
     assert walk_ahead.failures == 2

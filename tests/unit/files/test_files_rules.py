@@ -26,6 +26,7 @@ from holdfast.files.model import (
     VerifyOutcome,
 )
 from holdfast.files.rules import (
+    are_same_files,
     attempts_for,
     bytes_short,
     check_deletions,
@@ -55,7 +56,7 @@ from holdfast.model.limits import (
     FILE_BYTES_LARGE,
     RACY_NS,
 )
-from holdfast.model.tree import FileKind, Signature, Space, Stat
+from holdfast.model.tree import FileKind, Signature, Space, Stat, columns_of
 from holdfast.proof.statement import VerificationMode
 
 FILE = Stat(FileKind.FILE, 10, 100, 100, 7, 1, 0o644, 1, 2, 1, 4096)
@@ -137,6 +138,9 @@ def test_same_file_is_so_in_all_that_a_copy_sets(field: str) -> None:
     same = field in ("ctime_ns", "inode", "device", "allocated_bytes")
     assert is_same_file(FILE, changed) is same
     assert not is_same_file(changed, changed) or field not in ("kind", "links_count")
+    for pair in ((FILE, changed), (changed, FILE), (changed, changed)):
+        columns = [columns_of([FILE, each, FILE]) for each in pair]
+        assert are_same_files(*columns) is is_same_file(*pair)
 
 
 def test_links_and_attributes_are_told_by_the_caller() -> None:

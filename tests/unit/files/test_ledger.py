@@ -207,7 +207,7 @@ def test_only_what_agreed_is_compared_with(ledger: Ledger) -> None:
     rows = [known(0), known(1, VerifyOutcome.DIGEST_DIFFERS), blind, racy, away]
     ledger.entries.put(rows, run=1)
 
-    agreed = list(ledger.entries.agreed())
+    (agreed,) = ledger.entries.agreed()
     assert agreed == [(b"000000", 5, 1, 2, 3, 1, 2, 3), (b"000004", 5, 1, 2, 3, None, None, None)]
 
 

@@ -6,13 +6,13 @@ Method: two simulated trees, a ledger without a file, rows read back.
 import pytest
 
 from holdfast.errors import CapacityError
-from holdfast.files.ledger import Ledger
+from holdfast.files.ledger import Known, Ledger
 from holdfast.files.listing import Exclusions
 from holdfast.files.model import FULL_FIDELITY, Action, CopyOptions, PlanItem, PlanSummary, Reason
 from holdfast.files.planning import Planner
 from holdfast.files.rules import bytes_short
 from holdfast.model.limits import MIB
-from holdfast.model.tree import FileKind, Metadata, Space
+from holdfast.model.tree import FileKind, Metadata, Space, signature_of
 from holdfast.proof.digests import Algorithm
 from holdfast.testing.directory import SimDirectory
 from holdfast.testing.faults import SimFaults
@@ -44,17 +44,26 @@ def settle(*trees: SimDirectory) -> None:
 def plan(
     source: SimDirectory, target: SimDirectory | None, options: CopyOptions = DELETE
 ) -> tuple[PlanSummary, dict[bytes, PlanItem], Planner]:
-    planner = Planner(
+    planner = make_planner(source, target, Ledger(None, Algorithm.BLAKE3), options)
+    summary = planner.make()
+    return summary, {item.path: item for item in planner.ledger.plan.open_items(*Action)}, planner
+
+
+def make_planner(
+    source: SimDirectory,
+    target: SimDirectory | None,
+    ledger: Ledger,
+    options: CopyOptions = DELETE,
+) -> Planner:
+    return Planner(
         source=source,
         target=target,
-        ledger=Ledger(None, Algorithm.BLAKE3),
+        ledger=ledger,
         options=options,
         exclusions=Exclusions(options.exclude),
         fidelity=FULL_FIDELITY,
         on_progress=lambda _entries, _bytes: None,
     )
-    summary = planner.make()
-    return summary, {item.path: item for item in planner.ledger.plan.open_items(*Action)}, planner
 
 
 def test_first_copy_has_a_row_for_everything() -> None:
@@ -173,7 +182,56 @@ def test_touched_directories_are_those_whose_times_move_deepest_first() -> None:
         for path in (b"d", b"d/e", b"d/f", b"k"):
             tree.set_metadata(path, FileKind.DIRECTORY, METADATA)
     _, _, planner = plan(source, target)
-    assert list(planner.ledger.plan.touched()) == [b"d/f", b"d/e"]
+    assert list(planner.ledger.plan.touched) == [b"d/f", b"d/e"]
+
+
+def test_unchanged_page_is_kept_whole_and_a_changed_one_entry_by_entry() -> None:
+    """The ledger knows all files and many that are gone; of one page an attribute changed."""
+    source, target = SimDirectory(), SimDirectory()
+    for tree in (source, target):
+        directories(tree, b"d", b"e")
+        put(tree, *(b"d/%02d" % number for number in range(30)), b"e/0", b"e/1", b"e/2")
+    ledger = Ledger(None, Algorithm.BLAKE3)
+    rows = [known(path, source, target) for path in (b"d/07", b"d/08", b"e/0", b"e/1", b"e/2")]
+    gone = [rows[0]._replace(path=b"d/07/%05d" % number) for number in range(5000)]
+    ledger.entries.put([*rows, *gone], run=1)
+    planner = make_planner(source, target, ledger)
+    assert planner.make().counts == {Action.KEEP: 35}
+
+    with_attribute = METADATA._replace(xattrs={b"user.a": b"1"})
+    target.set_metadata(b"e/1", FileKind.FILE, with_attribute)
+    planner = make_planner(source, target, ledger)
+    assert planner.make().counts == {Action.KEEP: 34, Action.SET_METADATA: 1}
+    assert [item.path for item in planner.ledger.plan.open_items(*Action)] == [b"e/1"]
+
+
+def known(path: bytes, source: SimDirectory, target: SimDirectory) -> Known:
+    one, other = source.stat(path), target.stat(path)
+    return Known(
+        path,
+        FileKind.FILE,
+        one.size_bytes,
+        one.mode,
+        None,
+        b"digest",
+        b"",
+        signature_of(one),
+        signature_of(other),
+        "matched",
+        "",
+    )
+
+
+def test_new_files_are_planned_alike_in_a_page_and_one_by_one() -> None:
+    """A FIFO among them has a page planned entry by entry."""
+    alone, beside = SimDirectory(), SimDirectory()
+    put(alone, b"a", b"b", b"c", content=b"12345")
+    put(beside, b"a", b"b", b"c", content=b"12345")
+    beside.make_special(b"p", FileKind.FIFO)
+    (one, rows, _), (other, rows_beside, _) = plan(alone, None), plan(beside, None)
+    del rows_beside[b"p"]
+    assert rows == rows_beside
+    assert (one.fetch_bytes, one.room_bytes) == (other.fetch_bytes, other.room_bytes)
 
 
 @pytest.mark.parametrize(
