@@ -39,6 +39,13 @@ def test_what_was_written_is_read_and_the_rest_is_zeros(file: BlockFile) -> None
     assert content(file, 9000, 5) == bytes(5)
 
 
+def test_a_long_write_arrives_whole_in_its_order(file: BlockFile) -> None:
+    data = b"".join(number.to_bytes(4, "big") for number in range(50_001))
+    file.pwrite(memoryview(data)[1:], 4095)
+    assert file.size_bytes() == 4095 + len(data) - 1
+    assert content(file, 4094, len(data)) == b"\0" + data[1:]
+
+
 def test_parts_are_written_one_after_the_other(file: BlockFile) -> None:
     file.pwritev([b"ab", memoryview(b"cde"), bytearray(b""), b"f"], 3)
     assert content(file, 0, 10) == b"\0\0\0abcdef\0"

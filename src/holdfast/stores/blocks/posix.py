@@ -24,6 +24,9 @@ _PUNCH_HOLE: Final = 2
 _FALLOCATE = ctypes.CDLL(None, use_errno=True).fallocate
 _FALLOCATE.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 _ZEROS: Final = bytes(1 << 20)
+_PIECE_BYTES: Final = 64 << 10
+"""Longest write of one call. The page cache keeps together what one call wrote, and ext4 looks at
+all of it for each small write there later: 4 KiB take 5 us, after calls of 1 MiB 20 to 30."""
 
 
 class PosixBlockFile:
@@ -70,12 +73,16 @@ class PosixBlockFile:
 
     def pwrite(self, data: Buffer, offset_bytes: int) -> None:
         """See BlockFile.pwrite."""
+        size_bytes, count = len(data), 0
         try:
-            count = os.pwrite(self._fd, data, offset_bytes)
-            if count == len(data):
-                return
-            while count < len(data):
-                count += os.pwrite(self._fd, memoryview(data)[count:], offset_bytes + count)
+            if size_bytes <= _PIECE_BYTES:
+                count = os.pwrite(self._fd, data, offset_bytes)
+                if count == size_bytes:
+                    return
+            view = memoryview(data)
+            while count < size_bytes:
+                piece = view[count : count + _PIECE_BYTES]
+                count += os.pwrite(self._fd, piece, offset_bytes + count)
         except OSError as error:
             raise_translated(error, self._path, "write-failed")
 

@@ -33,8 +33,8 @@ from holdfast.volumes.engine.formats import CHECK_MASK, DATA_BIT, SECTOR_SLOTS, 
 from holdfast.volumes.engine.slots import Allocator, SlotTable
 from holdfast.volumes.model import BLOCK_BYTES, Lsn
 
-_WINDOW_BITS: Final = 22
-"""The log is read in windows of 4 MiB."""
+_WINDOW_BITS: Final = 20
+"""The log is read in windows of 1 MiB: a core's cache, and little of the memory of a volume."""
 _PARTS_MAX: Final = 512
 _PAGES_MAX: Final = 512
 
@@ -95,7 +95,7 @@ class CheckpointJob:
         """Physical slot of every slot that has a change."""
         self.pages = CheckPages(files.checks, _PAGES_MAX)
         self._table = table
-        self._window = memoryview(bytearray((1 << _WINDOW_BITS) + BLOCK_BYTES))
+        self._window = memoryview(b"")
         self._slot_blocks = plan.frozen.geometry.slot_blocks
 
     def run(self) -> None:
@@ -103,6 +103,7 @@ class CheckpointJob:
         if self.sync is not None:
             self.sync.run()
         windows = self._place_checks()
+        self._window = memoryview(bytearray((1 << _WINDOW_BITS) + BLOCK_BYTES))
         for number in sorted(windows):
             self._carry(windows[number])
         self.files.extent.fdatasync()
