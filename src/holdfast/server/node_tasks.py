@@ -18,6 +18,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -158,8 +159,7 @@ class TaskProcesses:
 
     def _spawn(self, task: Task, lock: int) -> None:
         # In the loop's thread: a process dies with the thread that forked it (PR_SET_PDEATHSIG).
-        spawning = asyncio.run_coroutine_threadsafe(self._exec(task, lock), self._loop)
-        spawning.result(SPAWN_S)
+        run_or_withdraw(lambda: self._exec(task, lock), self._loop, SPAWN_S)
 
     async def _exec(self, task: Task, lock: int) -> None:
         if self._is_closing.is_set():
@@ -260,6 +260,38 @@ class TaskProcesses:
             _log.error("task not resumed", task=task.id, error=str(error))
             return False
         return True
+
+
+def run_or_withdraw(
+    start: Callable[[], Coroutine[object, object, None]],
+    loop: asyncio.AbstractEventLoop,
+    timeout_s: float,
+) -> None:
+    """Start a process in a loop of another thread, or see to it that it never will be.
+
+    Who waits lets go of the lock after that, and a process started later would get whatever its
+    number means by then.
+
+    Raises:
+        UnavailableError: `start-timeout`: the loop did not come to it in time.
+    """
+    begun: Future[None] = Future()
+
+    async def unless_withdrawn() -> None:
+        if begun.set_running_or_notify_cancel():
+            await start()
+
+    running = asyncio.run_coroutine_threadsafe(unless_withdrawn(), loop)
+    try:
+        running.result(timeout_s)
+    except TimeoutError as error:
+        if begun.cancel():
+            raise UnavailableError(
+                f"no process could be started within {timeout_s:g} s",
+                code="start-timeout",
+                advice="look what keeps this host so busy, then ask again",
+            ) from error
+        running.result()
 
 
 def backoff_s(crashes: int) -> float:
