@@ -68,8 +68,8 @@ def create_volume(files: VolumeFiles, spec: VolumeSpec, entropy: Entropy, clock:
         created_ns=clock.now_ns(),
     )
     write_zeros(files.log, 0, 2 * geometry.segment_bytes)
-    table = SlotTable(geometry.slots_count, superblock.incarnation)
-    table.write_sectors(files.slots, range(sectors_count(geometry.slots_count)), {}, 0)
+    empty = SlotTable(0, superblock.incarnation)
+    empty.write_sectors(files.slots, range(sectors_count(geometry.slots_count)), {}, 0)
     for file in (files.log, files.slots, files.extent, files.checks):
         file.fdatasync()
     files.meta.pwrite(bytes(META_BYTES), 0)

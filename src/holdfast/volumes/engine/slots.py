@@ -23,6 +23,8 @@ from holdfast.volumes.engine.formats import (
 )
 
 _RUN_SECTORS: Final = 256
+_PAIR_BYTES: Final = 2 * array("I").itemsize
+_GROWN_SLOTS: Final = 1 << 17
 
 
 def sectors_count(slots_count: int) -> int:
@@ -31,7 +33,7 @@ def sectors_count(slots_count: int) -> int:
 
 
 class SlotTable:
-    """The table in memory, as of the last checkpoint; two numbers a slot."""
+    """The table in memory, as of the last checkpoint; 8 bytes a slot."""
 
     def __init__(self, slots_count: int, incarnation: int) -> None:
         self.incarnation = incarnation
@@ -44,8 +46,10 @@ class SlotTable:
 
     def extend(self, slots_count: int) -> None:
         """Add slots that were never written."""
-        self.pairs.extend(bytes(8 * (slots_count - self.slots_count)))
-        self.slots_count = slots_count
+        while self.slots_count < slots_count:
+            more = min(_GROWN_SLOTS, slots_count - self.slots_count)
+            self.pairs.frombytes(bytes(_PAIR_BYTES * more))
+            self.slots_count += more
 
     def physical(self, slot: int) -> int:
         """Return the physical slot, or -1."""
